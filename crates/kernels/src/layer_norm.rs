@@ -1,0 +1,311 @@
+//! LayerNorm over the last dimension.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Shape, Tensor};
+use burn_flex::FlexTensor;
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use crate::flex::{elements, from_vec};
+use crate::vector;
+
+/// `(x - mean) / sqrt(var + epsilon) * gamma + beta`, mean and (biased) variance over the last
+/// dimension.
+///
+/// `x`: `[.., n]`, `gamma`, `beta`: `[n]`; returns `[.., n]`. On the CPU one pass, on other
+/// devices [`layer_norm_plain`].
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    if !crate::is_fused(&x) {
+        return layer_norm_plain(x, gamma, beta, epsilon);
+    }
+    Tensor::from_dispatch(<Dispatch as FusedLayerNorm>::fused_layer_norm(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        epsilon,
+    ))
+}
+
+/// The same from Burn's own operators: the reference, and the fallback on other devices.
+pub fn layer_norm_plain<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    let mean = x.clone().mean_dim(D - 1);
+    let centred = x - mean;
+    let variance = centred.clone().square().mean_dim(D - 1);
+    centred / (variance + epsilon).sqrt() * gamma.unsqueeze() + beta.unsqueeze()
+}
+
+/// What the forward pass leaves for the backward one.
+pub struct LayerNormForward<B: Backend> {
+    /// `[.., n]`.
+    pub output: FloatTensor<B>,
+    /// Mean and reciprocal standard deviation of each row, `[rows, 2]`.
+    pub statistics: FloatTensor<B>,
+}
+
+/// Gradients of the operator's inputs.
+pub struct LayerNormGrads<B: Backend> {
+    /// `[.., n]`.
+    pub x: FloatTensor<B>,
+    /// `[n]`.
+    pub gamma: FloatTensor<B>,
+    /// `[n]`.
+    pub beta: FloatTensor<B>,
+}
+
+/// The operator as a backend extension.
+#[backend_extension(Flex, Autodiff)]
+pub trait FusedLayerNorm: Backend {
+    /// See [`layer_norm`].
+    fn fused_layer_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self>;
+}
+
+/// The passes that training needs; the `Autodiff` operator is built on them.
+pub trait LayerNormKernel: FusedLayerNorm {
+    /// Forward that keeps each row's statistics.
+    fn layer_norm_forward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> LayerNormForward<Self>;
+    /// Backward from the input, its statistics and the output's gradient.
+    fn layer_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> LayerNormGrads<Self>;
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+fn forward_row(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) -> [f32; 2] {
+    let n = x.len() as f32;
+    let mean = vector::sum_slice(x) / n;
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = x - mean;
+    }
+    let variance = vector::dot(out, out) / n;
+    let rstd = 1.0 / (variance + epsilon).sqrt();
+    for ((o, g), b) in out.iter_mut().zip(gamma).zip(beta) {
+        *o = *o * rstd * g + b;
+    }
+    [mean, rstd]
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+#[allow(clippy::too_many_arguments)] // one call site; a struct would be built per row
+fn backward_row(
+    x: &[f32],
+    gamma: &[f32],
+    mean: f32,
+    rstd: f32,
+    grad: &[f32],
+    dx: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+) {
+    let n = x.len();
+    let (gamma, grad, dx) = (&gamma[..n], &grad[..n], &mut dx[..n]);
+    let (dgamma, dbeta) = (&mut dgamma[..n], &mut dbeta[..n]);
+    for i in 0..n {
+        let normalised = (x[i] - mean) * rstd;
+        dgamma[i] += grad[i] * normalised;
+        dbeta[i] += grad[i];
+        dx[i] = grad[i] * gamma[i];
+    }
+    let mean_g = vector::sum_slice(dx) / n as f32;
+    let mut lanes = [0.0f32; 16];
+    for i in 0..n {
+        lanes[i % 16] += dx[i] * (x[i] - mean) * rstd;
+    }
+    let mean_gx = lanes.iter().sum::<f32>() / n as f32;
+    for i in 0..n {
+        let normalised = (x[i] - mean) * rstd;
+        dx[i] = rstd * (dx[i] - mean_g - normalised * mean_gx);
+    }
+}
+
+/// Adds vectors of length `n` in the order given.
+pub(crate) fn add_up(parts: Vec<Vec<f32>>, n: usize) -> Vec<f32> {
+    let mut total = vec![0.0; n];
+    for part in parts {
+        for (t, p) in total.iter_mut().zip(part) {
+            *t += p;
+        }
+    }
+    total
+}
+
+/// Rows handled as one task: fixed, so that results do not depend on the number of threads.
+const ROWS_PER_TASK: usize = 128;
+
+impl FusedLayerNorm for Flex {
+    fn fused_layer_norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        epsilon: f64,
+    ) -> FlexTensor {
+        Self::layer_norm_forward(x, gamma, beta, epsilon).output
+    }
+}
+
+impl LayerNormKernel for Flex {
+    fn layer_norm_forward(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        epsilon: f64,
+    ) -> LayerNormForward<Flex> {
+        let shape = x.shape();
+        let n = shape[shape.num_dims() - 1];
+        let rows = shape.num_elements() / n.max(1);
+        let (x, gamma, beta) = (
+            x.to_contiguous(),
+            gamma.to_contiguous(),
+            beta.to_contiguous(),
+        );
+        let (x, gamma, beta) = (elements(&x), elements(&gamma), elements(&beta));
+        let mut output = vec![0.0; x.len()];
+        let mut statistics = vec![0.0; rows * 2];
+        output
+            .par_chunks_mut(ROWS_PER_TASK * n)
+            .zip(x.par_chunks(ROWS_PER_TASK * n))
+            .zip(statistics.par_chunks_mut(ROWS_PER_TASK * 2))
+            .for_each(|((out, x), stats)| {
+                for ((out, x), stats) in out.chunks_mut(n).zip(x.chunks(n)).zip(stats.chunks_mut(2))
+                {
+                    stats.copy_from_slice(&forward_row(x, gamma, beta, epsilon as f32, out));
+                }
+            });
+        LayerNormForward {
+            output: from_vec(output, shape),
+            statistics: from_vec(statistics, Shape::new([rows, 2])),
+        }
+    }
+
+    fn layer_norm_backward(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        statistics: FlexTensor,
+        grad: FlexTensor,
+    ) -> LayerNormGrads<Flex> {
+        let shape = x.shape();
+        let n = shape[shape.num_dims() - 1];
+        let (x, gamma, statistics, grad) = (
+            x.to_contiguous(),
+            gamma.to_contiguous(),
+            statistics.to_contiguous(),
+            grad.to_contiguous(),
+        );
+        let (x, gamma, grad) = (elements(&x), elements(&gamma), elements(&grad));
+        let mut dx = vec![0.0; x.len()];
+        let parts: Vec<(Vec<f32>, Vec<f32>)> = dx
+            .par_chunks_mut(ROWS_PER_TASK * n)
+            .zip(x.par_chunks(ROWS_PER_TASK * n))
+            .zip(grad.par_chunks(ROWS_PER_TASK * n))
+            .zip(elements(&statistics).par_chunks(ROWS_PER_TASK * 2))
+            .map(|(((dx, x), grad), stats)| {
+                let (mut dgamma, mut dbeta) = (vec![0.0; n], vec![0.0; n]);
+                let rows = dx.chunks_mut(n).zip(x.chunks(n)).zip(grad.chunks(n));
+                for (((dx, x), grad), stats) in rows.zip(stats.chunks(2)) {
+                    backward_row(
+                        x,
+                        gamma,
+                        stats[0],
+                        stats[1],
+                        grad,
+                        dx,
+                        &mut dgamma,
+                        &mut dbeta,
+                    );
+                }
+                (dgamma, dbeta)
+            })
+            .collect();
+        let (dgamma, dbeta): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        LayerNormGrads {
+            x: from_vec(dx, shape),
+            gamma: from_vec(add_up(dgamma, n), Shape::new([n])),
+            beta: from_vec(add_up(dbeta, n), Shape::new([n])),
+        }
+    }
+}
+
+impl<B: LayerNormKernel, C: CheckpointStrategy> FusedLayerNorm for Autodiff<B, C> {
+    fn fused_layer_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct LayerNormNode;
+        impl<B: LayerNormKernel> Backward<B, 3> for LayerNormNode {
+            /// Input, gamma, statistics.
+            type State = (
+                B::FloatTensorPrimitive,
+                B::FloatTensorPrimitive,
+                B::FloatTensorPrimitive,
+            );
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 3>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let [x_node, gamma_node, beta_node] = ops.parents;
+                let grad = grads.consume::<B>(&ops.node);
+                let (x, gamma, statistics) = ops.state;
+                let found = B::layer_norm_backward(x, gamma, statistics, grad);
+                if let Some(node) = x_node {
+                    grads.register::<B>(node.id, found.x);
+                }
+                if let Some(node) = gamma_node {
+                    grads.register::<B>(node.id, found.gamma);
+                }
+                if let Some(node) = beta_node {
+                    grads.register::<B>(node.id, found.beta);
+                }
+            }
+        }
+        match LayerNormNode
+            .prepare::<C>([x.node(), gamma.node(), beta.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let (x, gamma) = (x.into_primitive(), gamma.into_primitive());
+                let forward =
+                    B::layer_norm_forward(x.clone(), gamma.clone(), beta.into_primitive(), epsilon);
+                prep.finish((x, gamma, forward.statistics), forward.output)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_layer_norm(
+                x.into_primitive(),
+                gamma.into_primitive(),
+                beta.into_primitive(),
+                epsilon,
+            )),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Fused CPU operators, forward and backward, as Burn backend extensions.
+//!
+//! Burn's CPU backend multiplies matrices at full speed, but in training everything around the
+//! products is unfused, single-threaded and allocating. Each module here replaces one such
+//! composition by one pass with a hand-written backward:
+//!
+//! | module | operator |
+//! |---|---|
+//! | [`gelu`] | bias + exact GELU |
+//! | [`layer_norm`] | LayerNorm over the last dimension |
+//! | [`attention`] | scaled dot-product attention that keeps no score matrix |
+//!
+//! Each has a plain composition beside it (`*_plain`): the reference in tests, and what runs on
+//! every device but the CPU. Results do not depend on the number of threads: partial sums are
+//! combined in a fixed order, which is what makes a resumed run bit-identical.
+//!
+//! This is the only crate of the workspace with `unsafe` code.
+
+pub mod attention;
+mod flex;
+pub mod gelu;
+pub mod layer_norm;
+mod vector;
+
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Tensor};
+
+/// Whether the fused CPU operators serve this tensor: it lives on the `flex` CPU backend, in
+/// float32. Everything else takes the plain composition.
+fn is_fused<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32
+        && matches!(
+            tensor.device().inner().as_dispatch(),
+            DispatchDevice::Flex(_)
+        )
+}

@@ -1,0 +1,60 @@
+//! The parts that systems are built of.
+
+pub mod bert;
+pub mod dropout;
+pub mod patch_embed;
+pub mod position;
+pub mod vision_transformer;
+
+use burn::module::{Module, Param};
+use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+
+/// LayerNorm over the last dimension, with the originals' parameter names.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// Scale, `[width]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[width]`.
+    pub bias: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// Scale 1, shift 0.
+    pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self {
+            weight: Initializer::Ones.init([width], device),
+            bias: Initializer::Zeros.init([width], device),
+            epsilon,
+        }
+    }
+
+    /// `x`: `[.., width]`; same shape out.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        fitup_kernels::layer_norm::layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
+    }
+}
+
+/// A linear layer `[.., input] -> [.., output]`, zero until weights are initialised or loaded.
+pub(crate) fn linear(input: usize, output: usize, device: &Device) -> Linear {
+    LinearConfig::new(input, output)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
+}
+
+/// `gelu(linear(x))` in one pass after the product. `x`: `[.., input]`; returns `[.., output]`.
+pub(crate) fn linear_gelu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let product = burn::tensor::module::linear(x, layer.weight.val(), None);
+    match &layer.bias {
+        Some(bias) => fitup_kernels::gelu::bias_gelu(product, bias.val()),
+        None => burn::tensor::activation::gelu(product),
+    }
+}
+
+/// Divides the rows of `x`, `[rows, width]`, by their Euclidean norm (at least 1e-12, as
+/// `torch.nn.functional.normalize`).
+pub fn l2_normalize(x: Tensor<2>) -> Tensor<2> {
+    let norm = x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
+    x / norm
+}

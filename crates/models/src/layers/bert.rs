@@ -1,0 +1,382 @@
+//! ALBEF's BERT (`models/xbert.py`): the lower layers read text alone, the upper ones (from
+//! `fusion_layer` on) also attend to image tokens. Post-norm, exact GELU.
+//!
+//! The keys and values of cross-attention depend on the image alone, so they are a value of
+//! their own ([`ImageKeysValues`]): computed once per image and shared by every text that meets
+//! it (positives, negatives, masked texts, re-ranking).
+
+use burn::module::{Module, Param};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
+use burn::tensor::{Device, Int, Tensor};
+use fitup_kernels::attention::{attention, attention_probs, split_heads};
+use serde::{Deserialize, Serialize};
+
+use super::dropout::DropoutSeed;
+use super::{LayerNorm, linear, linear_gelu};
+
+/// Sizes of the text and fusion encoder; field names are those of the official JSON config.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BertConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Width of a token; a multiple of `num_attention_heads`.
+    pub hidden_size: usize,
+    /// Layers, text and fusion together.
+    pub num_hidden_layers: usize,
+    /// Index of the first fusion layer.
+    pub fusion_layer: usize,
+    /// Attention heads per layer.
+    pub num_attention_heads: usize,
+    /// Width of the hidden layer of a layer's MLP.
+    pub intermediate_size: usize,
+    /// Longest text in tokens.
+    pub max_position_embeddings: usize,
+    /// Width of the image tokens.
+    pub encoder_width: usize,
+    /// Kinds of segments; ALBEF uses the first only.
+    #[serde(default = "two")]
+    pub type_vocab_size: usize,
+    /// Epsilon of every LayerNorm.
+    #[serde(default = "bert_epsilon")]
+    pub layer_norm_eps: f64,
+    /// Dropout after embeddings and linear layers, `[0, 1)`.
+    #[serde(default = "tenth")]
+    pub hidden_dropout_prob: f64,
+    /// Dropout on attention weights, `[0, 1)`.
+    #[serde(default = "tenth")]
+    pub attention_probs_dropout_prob: f64,
+}
+
+fn two() -> usize {
+    2
+}
+fn bert_epsilon() -> f64 {
+    1e-12
+}
+fn tenth() -> f64 {
+    0.1
+}
+
+impl BertConfig {
+    /// The model with all weights zero; see [`crate::weights::initialize`].
+    pub fn init(&self, device: &Device) -> Bert {
+        let embedding = |rows: usize| {
+            EmbeddingConfig::new(rows, self.hidden_size)
+                .with_initializer(Initializer::Zeros)
+                .init(device)
+        };
+        Bert {
+            embeddings: BertEmbeddings {
+                word_embeddings: embedding(self.vocab_size),
+                position_embeddings: embedding(self.max_position_embeddings),
+                token_type_embeddings: embedding(self.type_vocab_size),
+                layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
+                dropout: self.hidden_dropout_prob,
+            },
+            layers: (0..self.num_hidden_layers)
+                .map(|i| BertLayer::new(self, i >= self.fusion_layer, device))
+                .collect(),
+            mlm_head: MlmHead {
+                transform: linear(self.hidden_size, self.hidden_size, device),
+                layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
+                bias: Initializer::Zeros.init([self.vocab_size], device),
+            },
+            fusion_layer: self.fusion_layer,
+        }
+    }
+}
+
+/// Text and fusion encoder with its masked-language-modelling head.
+#[derive(Module, Debug)]
+pub struct Bert {
+    /// Token ids to vectors.
+    pub embeddings: BertEmbeddings,
+    /// Text layers, then fusion layers.
+    pub layers: Vec<BertLayer>,
+    /// Hidden vectors to vocabulary logits.
+    pub mlm_head: MlmHead,
+    fusion_layer: usize,
+}
+
+/// Keys and values of the fusion layers' cross-attention for a batch of images.
+#[derive(Clone, Debug)]
+pub struct ImageKeysValues {
+    /// Per fusion layer: keys and values, each `[batch, image_tokens, hidden_size]`.
+    pub layers: Vec<(Tensor<3>, Tensor<3>)>,
+    /// Added to the scores, `[batch, 1, image_tokens]`; absent when every image token is real.
+    pub mask: Option<Tensor<3>>,
+}
+
+impl ImageKeysValues {
+    /// Applies a batch operation (choose, repeat, concatenate) to all parts.
+    pub fn map(&self, mut op: impl FnMut(Tensor<3>) -> Tensor<3>) -> Self {
+        Self {
+            layers: self
+                .layers
+                .iter()
+                .map(|(k, v)| (op(k.clone()), op(v.clone())))
+                .collect(),
+            mask: self.mask.clone().map(op),
+        }
+    }
+}
+
+/// Additive self-attention mask from a padding mask: 0 for real tokens, -10,000 for padding.
+///
+/// `attention_mask`: `[batch, seq]` of 0 and 1; returns `[batch, 1, seq]`.
+pub fn padding_mask(attention_mask: Tensor<2, Int>) -> Tensor<3> {
+    additive(attention_mask.float(), -10_000.0).unsqueeze_dim(1)
+}
+
+/// As [`padding_mask`] for image tokens in cross-attention, where the original adds -1e9.
+pub fn image_padding_mask(image_mask: Tensor<2, Int>) -> Tensor<3> {
+    additive(image_mask.float(), -1e9).unsqueeze_dim(1)
+}
+
+/// Additive mask of the causal decoder: a token sees itself and earlier real tokens.
+///
+/// `attention_mask`: `[batch, seq]`; returns `[batch, seq, seq]`.
+pub fn causal_mask(attention_mask: Tensor<2, Int>) -> Tensor<3> {
+    let [batch, seq] = attention_mask.dims();
+    let device = attention_mask.device();
+    let visible = Tensor::<2>::ones([seq, seq], &device).tril(0);
+    let visible = visible.unsqueeze_dim::<3>(0)
+        * attention_mask.float().unsqueeze_dim::<3>(1).expand([batch, seq, seq]);
+    visible.neg().add_scalar(1.0).mul_scalar(-10_000.0)
+}
+
+fn additive(mask: Tensor<2>, masked: f32) -> Tensor<2> {
+    mask.neg().add_scalar(1.0).mul_scalar(masked)
+}
+
+impl Bert {
+    /// Text mode: embeddings and the text layers. `input_ids`: `[batch, seq]`, `mask`:
+    /// additive, `[batch, 1 or seq, seq]`; returns `[batch, seq, hidden_size]`.
+    pub fn text(
+        &self,
+        input_ids: Tensor<2, Int>,
+        mask: Tensor<3>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        let mut x = self.embeddings.forward(input_ids, dropout.map(|d| d.at(1000)));
+        for (i, layer) in self.layers[..self.fusion_layer].iter().enumerate() {
+            x = layer.forward(x, mask.clone(), None, dropout.map(|d| d.at(i as u64)));
+        }
+        x
+    }
+
+    /// Fusion mode: the fusion layers on the output of [`Bert::text`], `[batch, seq,
+    /// hidden_size]`, against images; same shape out.
+    pub fn fusion(
+        &self,
+        text_tokens: Tensor<3>,
+        mask: Tensor<3>,
+        image: &ImageKeysValues,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        let mut x = text_tokens;
+        let fusion = self.layers[self.fusion_layer..].iter().zip(&image.layers);
+        for (i, (layer, (k, v))) in fusion.enumerate() {
+            let image = Some((k.clone(), v.clone(), image.mask.clone()));
+            let dropout = dropout.map(|d| d.at((self.fusion_layer + i) as u64));
+            x = layer.forward(x, mask.clone(), image, dropout);
+        }
+        x
+    }
+
+    /// Keys and values of every fusion layer. `images`: `[batch, image_tokens, encoder_width]`
+    /// each; fusion layer `j` reads `images[j % images.len()]` (one image, or NLVR2's two).
+    pub fn image_keys_values(
+        &self,
+        images: &[Tensor<3>],
+        mask: Option<Tensor<3>>,
+    ) -> ImageKeysValues {
+        let layers = self.layers[self.fusion_layer..]
+            .iter()
+            .filter_map(|layer| layer.crossattention.as_ref())
+            .enumerate()
+            .map(|(j, cross)| {
+                let image = &images[j % images.len()];
+                (
+                    cross.key.forward(image.clone()),
+                    cross.value.forward(image.clone()),
+                )
+            })
+            .collect();
+        ImageKeysValues { layers, mask }
+    }
+
+    /// Vocabulary logits of hidden vectors. `hidden`: `[n, hidden_size]`; returns
+    /// `[n, vocab_size]`. The output matrix is the word embeddings.
+    pub fn mlm_logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let head = &self.mlm_head;
+        let x = head
+            .layer_norm
+            .forward(linear_gelu(&head.transform, hidden));
+        let embeddings = self.embeddings.word_embeddings.weight.val();
+        x.matmul(embeddings.transpose()) + head.bias.val().unsqueeze()
+    }
+}
+
+/// Word, position and segment embeddings, summed and normalised.
+#[derive(Module, Debug)]
+pub struct BertEmbeddings {
+    /// `[vocab_size, hidden_size]`.
+    pub word_embeddings: Embedding,
+    /// `[max_position_embeddings, hidden_size]`.
+    pub position_embeddings: Embedding,
+    /// `[type_vocab_size, hidden_size]`.
+    pub token_type_embeddings: Embedding,
+    /// Over the sum.
+    pub layer_norm: LayerNorm,
+    dropout: f64,
+}
+
+impl BertEmbeddings {
+    /// `input_ids`: `[batch, seq]`; returns `[batch, seq, hidden_size]`.
+    pub fn forward(&self, input_ids: Tensor<2, Int>, dropout: Option<DropoutSeed>) -> Tensor<3> {
+        let [_, seq] = input_ids.dims();
+        let positions = self.position_embeddings.weight.val().narrow(0, 0, seq);
+        let segment = self.token_type_embeddings.weight.val().narrow(0, 0, 1);
+        let x = self.word_embeddings.forward(input_ids)
+            + (positions + segment).unsqueeze_dim::<3>(0);
+        let x = self.layer_norm.forward(x);
+        match dropout {
+            Some(seed) => seed.apply(x, self.dropout),
+            None => x,
+        }
+    }
+}
+
+/// A post-norm layer: self-attention, cross-attention in fusion layers, MLP.
+#[derive(Module, Debug)]
+pub struct BertLayer {
+    /// Self-attention.
+    pub attention: BertAttention,
+    /// Cross-attention to image tokens; only in fusion layers.
+    pub crossattention: Option<BertAttention>,
+    /// `hidden_size -> intermediate_size`.
+    pub intermediate: Linear,
+    /// `intermediate_size -> hidden_size`.
+    pub output: Linear,
+    /// After the MLP's residual.
+    pub layer_norm: LayerNorm,
+    dropout: f64,
+}
+
+impl BertLayer {
+    fn new(config: &BertConfig, fusion: bool, device: &Device) -> Self {
+        let width = config.hidden_size;
+        Self {
+            attention: BertAttention::new(config, width, device),
+            crossattention: fusion
+                .then(|| BertAttention::new(config, config.encoder_width, device)),
+            intermediate: linear(width, config.intermediate_size, device),
+            output: linear(config.intermediate_size, width, device),
+            layer_norm: LayerNorm::new(width, config.layer_norm_eps, device),
+            dropout: config.hidden_dropout_prob,
+        }
+    }
+
+    /// `x`: `[batch, seq, hidden_size]`, `image`: keys, values and mask for cross-attention.
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        mask: Tensor<3>,
+        image: Option<(Tensor<3>, Tensor<3>, Option<Tensor<3>>)>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        let k = self.attention.key.forward(x.clone());
+        let v = self.attention.value.forward(x.clone());
+        let mut x = self
+            .attention
+            .forward(x, k, v, Some(mask), dropout.map(|d| d.at(0)));
+        if let (Some(cross), Some((k, v, mask))) = (&self.crossattention, image) {
+            x = cross.forward(x, k, v, mask, dropout.map(|d| d.at(1)));
+        }
+        let hidden = self.output.forward(linear_gelu(&self.intermediate, x.clone()));
+        let hidden = match dropout {
+            Some(seed) => seed.at(2).apply(hidden, self.dropout),
+            None => hidden,
+        };
+        self.layer_norm.forward(hidden + x)
+    }
+}
+
+/// Attention with separate projections, an output layer, residual and LayerNorm. In
+/// cross-attention keys and values come from the image, `encoder_width` wide.
+#[derive(Module, Debug)]
+pub struct BertAttention {
+    /// `hidden_size -> hidden_size`.
+    pub query: Linear,
+    /// `hidden_size or encoder_width -> hidden_size`.
+    pub key: Linear,
+    /// `hidden_size or encoder_width -> hidden_size`.
+    pub value: Linear,
+    /// `hidden_size -> hidden_size`.
+    pub output: Linear,
+    /// After the residual.
+    pub layer_norm: LayerNorm,
+    heads: usize,
+    hidden_dropout: f64,
+    probs_dropout: f64,
+}
+
+impl BertAttention {
+    fn new(config: &BertConfig, source_width: usize, device: &Device) -> Self {
+        let width = config.hidden_size;
+        Self {
+            query: linear(width, width, device),
+            key: linear(source_width, width, device),
+            value: linear(source_width, width, device),
+            output: linear(width, width, device),
+            layer_norm: LayerNorm::new(width, config.layer_norm_eps, device),
+            heads: config.num_attention_heads,
+            hidden_dropout: config.hidden_dropout_prob,
+            probs_dropout: config.attention_probs_dropout_prob,
+        }
+    }
+
+    /// `x`: `[batch, seq, hidden_size]`, `k`, `v`: `[batch, keys, hidden_size]`, `mask`:
+    /// additive, `[batch, 1 or seq, keys]`.
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        k: Tensor<3>,
+        v: Tensor<3>,
+        mask: Option<Tensor<3>>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        let q = self.query.forward(x.clone());
+        let context = match dropout {
+            Some(seed) if self.probs_dropout > 0.0 => {
+                let [batch, seq, width] = q.dims();
+                let probs = attention_probs(q, k, mask, self.heads);
+                seed.at(0)
+                    .apply(probs, self.probs_dropout)
+                    .matmul(split_heads(v, self.heads))
+                    .swap_dims(1, 2)
+                    .reshape([batch, seq, width])
+            }
+            _ => attention(q, k, v, mask, self.heads),
+        };
+        let hidden = self.output.forward(context);
+        let hidden = match dropout {
+            Some(seed) => seed.at(1).apply(hidden, self.hidden_dropout),
+            None => hidden,
+        };
+        self.layer_norm.forward(hidden + x)
+    }
+}
+
+/// Masked-language-modelling head; its output matrix is tied to the word embeddings.
+#[derive(Module, Debug)]
+pub struct MlmHead {
+    /// `hidden_size -> hidden_size`.
+    pub transform: Linear,
+    /// After the GELU.
+    pub layer_norm: LayerNorm,
+    /// `[vocab_size]`.
+    pub bias: Param<Tensor<1>>,
+}

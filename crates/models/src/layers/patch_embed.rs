@@ -1,0 +1,39 @@
+//! Image to patch tokens.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor};
+
+use super::linear;
+
+/// Non-overlapping patches, each projected linearly: the convolution with stride = kernel of the
+/// originals (`patch_embed.proj`), written as one matrix product.
+#[derive(Module, Debug)]
+pub struct PatchEmbed {
+    /// `[3 * patch * patch, width]`, rows in the order channel, y, x of the official kernel.
+    pub proj: Linear,
+    patch_size: usize,
+}
+
+impl PatchEmbed {
+    /// Patches of `patch_size` pixels a side, tokens of `width`.
+    pub fn new(patch_size: usize, width: usize, device: &Device) -> Self {
+        Self {
+            proj: linear(3 * patch_size * patch_size, width, device),
+            patch_size,
+        }
+    }
+
+    /// `image`: `[batch, 3, height, width]`, sides multiples of the patch size; returns
+    /// `[batch, patches, width]`, row by row.
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<3> {
+        let [batch, channels, height, width] = image.dims();
+        let p = self.patch_size;
+        let (rows, columns) = (height / p, width / p);
+        let patches = image
+            .reshape([batch, channels, rows, p, columns, p])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch, rows * columns, channels * p * p]);
+        self.proj.forward(patches)
+    }
+}

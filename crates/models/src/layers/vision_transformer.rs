@@ -1,0 +1,166 @@
+//! The Vision Transformer of ALBEF (`models/vit.py`, after timm): pre-norm, fused qkv with bias,
+//! exact GELU, LayerNorm epsilon 1e-6, no dropout.
+
+use burn::module::{Module, Param};
+use burn::nn::{Initializer, Linear};
+use burn::tensor::{Device, Tensor};
+use fitup_kernels::attention::attention_qkv;
+use serde::{Deserialize, Serialize};
+
+use super::patch_embed::PatchEmbed;
+use super::{LayerNorm, linear, linear_gelu};
+
+/// Sizes of a Vision Transformer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisionTransformerConfig {
+    /// Side of the square input image in pixels; a multiple of `patch_size`.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Width of a token; a multiple of `heads`.
+    pub width: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads per block.
+    pub heads: usize,
+    /// Width of the hidden layer of a block's MLP, as a multiple of `width`.
+    #[serde(default = "four")]
+    pub mlp_ratio: usize,
+}
+
+fn four() -> usize {
+    4
+}
+
+impl VisionTransformerConfig {
+    /// Patches along one side of the image.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Tokens of one image: the patches and CLS.
+    pub fn tokens(&self) -> usize {
+        self.grid() * self.grid() + 1
+    }
+
+    /// The model with all weights zero; see [`crate::weights::initialize`].
+    pub fn init(&self, device: &Device) -> VisionTransformer {
+        VisionTransformer {
+            cls_token: Initializer::Zeros.init([1, 1, self.width], device),
+            pos_embed: Initializer::Zeros.init([1, self.tokens(), self.width], device),
+            patch_embed: PatchEmbed::new(self.patch_size, self.width, device),
+            blocks: (0..self.depth)
+                .map(|_| TransformerBlock::new(self, device))
+                .collect(),
+            norm: LayerNorm::new(self.width, 1e-6, device),
+        }
+    }
+}
+
+/// Image encoder; field names follow the official state dict.
+#[derive(Module, Debug)]
+pub struct VisionTransformer {
+    /// `[1, 1, width]`.
+    pub cls_token: Param<Tensor<3>>,
+    /// `[1, 1 + patches, width]`.
+    pub pos_embed: Param<Tensor<3>>,
+    /// Image to patch tokens.
+    pub patch_embed: PatchEmbed,
+    /// The blocks, in order.
+    pub blocks: Vec<TransformerBlock>,
+    /// Over all tokens, after the last block.
+    pub norm: LayerNorm,
+}
+
+impl VisionTransformer {
+    /// `image`: `[batch, 3, image_size, image_size]`, normalised; returns all tokens after the
+    /// final norm, `[batch, 1 + patches, width]`, CLS first.
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<3> {
+        let mut x = self.embed(image);
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        self.norm.forward(x)
+    }
+
+    /// Patch tokens with CLS in front and positions added, `[batch, 1 + patches, width]`.
+    pub fn embed(&self, image: Tensor<4>) -> Tensor<3> {
+        let patches = self.patch_embed.forward(image);
+        let [batch, _, width] = patches.dims();
+        let cls = self.cls_token.val().expand([batch, 1, width]);
+        Tensor::cat(vec![cls, patches], 1) + self.pos_embed.val()
+    }
+}
+
+/// A pre-norm transformer block.
+#[derive(Module, Debug)]
+pub struct TransformerBlock {
+    /// Before attention.
+    pub norm1: LayerNorm,
+    /// Self-attention.
+    pub attn: SelfAttention,
+    /// Before the MLP.
+    pub norm2: LayerNorm,
+    /// Two linear layers with GELU between.
+    pub mlp: Mlp,
+}
+
+impl TransformerBlock {
+    fn new(config: &VisionTransformerConfig, device: &Device) -> Self {
+        let width = config.width;
+        Self {
+            norm1: LayerNorm::new(width, 1e-6, device),
+            attn: SelfAttention {
+                qkv: linear(width, 3 * width, device),
+                proj: linear(width, width, device),
+                heads: config.heads,
+            },
+            norm2: LayerNorm::new(width, 1e-6, device),
+            mlp: Mlp {
+                fc1: linear(width, config.mlp_ratio * width, device),
+                fc2: linear(config.mlp_ratio * width, width, device),
+            },
+        }
+    }
+
+    /// `x`: `[batch, tokens, width]`; same shape out.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
+        x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+}
+
+/// Self-attention with one projection for queries, keys and values.
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    /// `width -> 3 * width`: queries, keys, values.
+    pub qkv: Linear,
+    /// `width -> width`.
+    pub proj: Linear,
+    heads: usize,
+}
+
+impl SelfAttention {
+    /// `x`: `[batch, tokens, width]`; same shape out.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.proj
+            .forward(attention_qkv(self.qkv.forward(x), self.heads))
+    }
+}
+
+/// `fc2(gelu(fc1(x)))`.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `width -> mlp_ratio * width`.
+    pub fc1: Linear,
+    /// `mlp_ratio * width -> width`.
+    pub fc2: Linear,
+}
+
+impl Mlp {
+    /// `x`: `[batch, tokens, width]`; same shape out.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.fc2.forward(linear_gelu(&self.fc1, x))
+    }
+}

@@ -1,0 +1,24 @@
+//! Training objectives: pure functions of a model's outputs and of the step's draws.
+
+pub mod itc;
+pub mod itm;
+pub mod mlm;
+
+use burn::tensor::{Int, Tensor, activation};
+
+/// Mean over rows of `-sum(targets * log_softmax(logits))`: cross-entropy with soft targets.
+///
+/// `logits`, `targets`: `[n, classes]`, rows of `targets` summing to 1; returns `[1]`.
+pub fn soft_cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    (activation::log_softmax(logits, 1) * targets)
+        .sum_dim(1)
+        .mean()
+        .neg()
+}
+
+/// Mean cross-entropy with class indices. `logits`: `[n, classes]`, `targets`: `[n]`, each in
+/// `0..classes`; returns `[1]`.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let picked = activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1));
+    picked.mean().neg()
+}

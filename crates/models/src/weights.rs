@@ -1,0 +1,126 @@
+//! Weights under the official names and layouts: strict reading with a precise report, writing,
+//! and initialisation from a seed.
+//!
+//! A module's parameters are visited in a fixed order; a system's table ([`albef_name`]) turns the
+//! path of each into its official name, and the layout follows from where it sits: linear layers
+//! are stored transposed by PyTorch, patch projections as a convolution kernel.
+
+mod file;
+mod parameters;
+
+pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write};
+pub use parameters::{Parameter, export, export_gradients, initialize, load, parameters};
+
+/// Official ALBEF name of a parameter path in [`crate::albef::Albef`]
+/// (`models/model_pretrain.py`).
+pub fn albef_name(path: &str) -> String {
+    let path = path.strip_prefix("encoders.").unwrap_or(path);
+    match path.strip_prefix("text_encoder.") {
+        Some(rest) => format!("text_encoder.{}", bert_name(rest)),
+        None => path.to_owned(),
+    }
+}
+
+/// Official name of a parameter of the momentum copy: as [`albef_name`], with `_m` on the
+/// module.
+pub fn albef_momentum_name(path: &str) -> String {
+    let name = albef_name(path);
+    match name.split_once('.') {
+        Some((module, rest)) => format!("{module}_m.{rest}"),
+        None => format!("{name}_m"),
+    }
+}
+
+/// Official name (`models/xbert.py`, after Hugging Face's BERT) of a path in
+/// [`crate::layers::bert::Bert`].
+pub fn bert_name(path: &str) -> String {
+    const TABLE: [(&str, &str); 13] = [
+        (".attention.query.", ".attention.self.query."),
+        (".attention.key.", ".attention.self.key."),
+        (".attention.value.", ".attention.self.value."),
+        (".attention.output.", ".attention.output.dense."),
+        (".attention.layer_norm.", ".attention.output.LayerNorm."),
+        (".crossattention.query.", ".crossattention.self.query."),
+        (".crossattention.key.", ".crossattention.self.key."),
+        (".crossattention.value.", ".crossattention.self.value."),
+        (".crossattention.output.", ".crossattention.output.dense."),
+        (
+            ".crossattention.layer_norm.",
+            ".crossattention.output.LayerNorm.",
+        ),
+        (".intermediate.", ".intermediate.dense."),
+        (".output.", ".output.dense."),
+        (".layer_norm.", ".output.LayerNorm."),
+    ];
+    if let Some(rest) = path.strip_prefix("mlm_head.") {
+        let rest = rest
+            .replace("transform.", "transform.dense.")
+            .replace("layer_norm.", "transform.LayerNorm.");
+        return format!("cls.predictions.{rest}");
+    }
+    if let Some(rest) = path.strip_prefix("embeddings.") {
+        return format!(
+            "bert.embeddings.{}",
+            rest.replace("layer_norm.", "LayerNorm.")
+        );
+    }
+    let Some(rest) = path.strip_prefix("layers.") else {
+        return path.to_owned();
+    };
+    let renamed = TABLE
+        .iter()
+        .find(|(ours, _)| rest.contains(ours))
+        .map_or(rest.to_owned(), |(ours, official)| {
+            rest.replace(ours, official)
+        });
+    format!("bert.encoder.layer.{renamed}")
+}
+
+/// Official names that hold nothing of their own: buffers, and copies of tied parameters.
+pub fn is_redundant(name: &str) -> bool {
+    name.ends_with("position_ids") || name.contains("cls.predictions.decoder.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_by_hand() {
+        for (path, want) in [
+            ("temp", "temp"),
+            ("itm_head.weight", "itm_head.weight"),
+            (
+                "encoders.visual_encoder.blocks.3.attn.qkv.bias",
+                "visual_encoder.blocks.3.attn.qkv.bias",
+            ),
+            (
+                "encoders.text_encoder.layers.7.crossattention.layer_norm.weight",
+                "text_encoder.bert.encoder.layer.7.crossattention.output.LayerNorm.weight",
+            ),
+            (
+                "encoders.text_encoder.layers.0.attention.output.bias",
+                "text_encoder.bert.encoder.layer.0.attention.output.dense.bias",
+            ),
+            (
+                "encoders.text_encoder.layers.0.layer_norm.bias",
+                "text_encoder.bert.encoder.layer.0.output.LayerNorm.bias",
+            ),
+            (
+                "encoders.text_encoder.layers.0.output.weight",
+                "text_encoder.bert.encoder.layer.0.output.dense.weight",
+            ),
+            (
+                "encoders.text_encoder.mlm_head.layer_norm.weight",
+                "text_encoder.cls.predictions.transform.LayerNorm.weight",
+            ),
+            (
+                "encoders.text_encoder.embeddings.word_embeddings.weight",
+                "text_encoder.bert.embeddings.word_embeddings.weight",
+            ),
+        ] {
+            assert_eq!(albef_name(path), want);
+        }
+        assert_eq!(albef_momentum_name("vision_proj.bias"), "vision_proj_m.bias");
+    }
+}
