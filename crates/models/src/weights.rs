@@ -121,6 +121,9 @@ mod tests {
         ] {
             assert_eq!(albef_name(path), want);
         }
-        assert_eq!(albef_momentum_name("vision_proj.bias"), "vision_proj_m.bias");
+        assert_eq!(
+            albef_momentum_name("vision_proj.bias"),
+            "vision_proj_m.bias"
+        );
     }
 }

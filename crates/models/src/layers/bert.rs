@@ -102,9 +102,28 @@ pub struct Bert {
 /// Keys and values of the fusion layers' cross-attention for a batch of images.
 #[derive(Clone, Debug)]
 pub struct ImageKeysValues {
-    /// Per fusion layer: keys and values, each `[batch, image_tokens, hidden_size]`.
-    pub layers: Vec<(Tensor<3>, Tensor<3>)>,
+    /// Per fusion layer.
+    pub layers: Vec<KeysValues>,
+}
+
+/// Keys and values of one cross-attention.
+#[derive(Clone, Debug)]
+pub struct KeysValues {
+    /// `[batch, image_tokens, hidden_size]`.
+    pub keys: Tensor<3>,
+    /// `[batch, image_tokens, hidden_size]`.
+    pub values: Tensor<3>,
     /// Added to the scores, `[batch, 1, image_tokens]`; absent when every image token is real.
+    pub mask: Option<Tensor<3>>,
+}
+
+/// Image tokens that cross-attention reads.
+#[derive(Clone, Debug)]
+pub struct ImageTokens {
+    /// `[batch, image_tokens, encoder_width]`.
+    pub tokens: Tensor<3>,
+    /// Additive, `[batch, 1, image_tokens]` (see [`image_padding_mask`]); absent when every token
+    /// is real.
     pub mask: Option<Tensor<3>>,
 }
 
@@ -115,9 +134,12 @@ impl ImageKeysValues {
             layers: self
                 .layers
                 .iter()
-                .map(|(k, v)| (op(k.clone()), op(v.clone())))
+                .map(|kv| KeysValues {
+                    keys: op(kv.keys.clone()),
+                    values: op(kv.values.clone()),
+                    mask: kv.mask.clone().map(&mut op),
+                })
                 .collect(),
-            mask: self.mask.clone().map(op),
         }
     }
 }
@@ -142,7 +164,10 @@ pub fn causal_mask(attention_mask: Tensor<2, Int>) -> Tensor<3> {
     let device = attention_mask.device();
     let visible = Tensor::<2>::ones([seq, seq], &device).tril(0);
     let visible = visible.unsqueeze_dim::<3>(0)
-        * attention_mask.float().unsqueeze_dim::<3>(1).expand([batch, seq, seq]);
+        * attention_mask
+            .float()
+            .unsqueeze_dim::<3>(1)
+            .expand([batch, seq, seq]);
     visible.neg().add_scalar(1.0).mul_scalar(-10_000.0)
 }
 
@@ -159,7 +184,9 @@ impl Bert {
         mask: Tensor<3>,
         dropout: Option<DropoutSeed>,
     ) -> Tensor<3> {
-        let mut x = self.embeddings.forward(input_ids, dropout.map(|d| d.at(1000)));
+        let mut x = self
+            .embeddings
+            .forward(input_ids, dropout.map(|d| d.at(1000)));
         for (i, layer) in self.layers[..self.fusion_layer].iter().enumerate() {
             x = layer.forward(x, mask.clone(), None, dropout.map(|d| d.at(i as u64)));
         }
@@ -177,34 +204,30 @@ impl Bert {
     ) -> Tensor<3> {
         let mut x = text_tokens;
         let fusion = self.layers[self.fusion_layer..].iter().zip(&image.layers);
-        for (i, (layer, (k, v))) in fusion.enumerate() {
-            let image = Some((k.clone(), v.clone(), image.mask.clone()));
+        for (i, (layer, image)) in fusion.enumerate() {
             let dropout = dropout.map(|d| d.at((self.fusion_layer + i) as u64));
-            x = layer.forward(x, mask.clone(), image, dropout);
+            x = layer.forward(x, mask.clone(), Some(image), dropout);
         }
         x
     }
 
-    /// Keys and values of every fusion layer. `images`: `[batch, image_tokens, encoder_width]`
-    /// each; fusion layer `j` reads `images[j % images.len()]` (one image, or NLVR2's two).
-    pub fn image_keys_values(
-        &self,
-        images: &[Tensor<3>],
-        mask: Option<Tensor<3>>,
-    ) -> ImageKeysValues {
+    /// Keys and values of every fusion layer: layer `j` reads `images[j % images.len()]` (one
+    /// image, or NLVR2's two).
+    pub fn image_keys_values(&self, images: &[ImageTokens]) -> ImageKeysValues {
         let layers = self.layers[self.fusion_layer..]
             .iter()
             .filter_map(|layer| layer.crossattention.as_ref())
             .enumerate()
             .map(|(j, cross)| {
                 let image = &images[j % images.len()];
-                (
-                    cross.key.forward(image.clone()),
-                    cross.value.forward(image.clone()),
-                )
+                KeysValues {
+                    keys: cross.key.forward(image.tokens.clone()),
+                    values: cross.value.forward(image.tokens.clone()),
+                    mask: image.mask.clone(),
+                }
             })
             .collect();
-        ImageKeysValues { layers, mask }
+        ImageKeysValues { layers }
     }
 
     /// Vocabulary logits of hidden vectors. `hidden`: `[n, hidden_size]`; returns
@@ -239,8 +262,13 @@ impl BertEmbeddings {
         let [_, seq] = input_ids.dims();
         let positions = self.position_embeddings.weight.val().narrow(0, 0, seq);
         let segment = self.token_type_embeddings.weight.val().narrow(0, 0, 1);
-        let x = self.word_embeddings.forward(input_ids)
-            + (positions + segment).unsqueeze_dim::<3>(0);
+        // The lookup of `[PAD]` gives no gradient (`padding_idx` of the original); the tied output
+        // matrix still does.
+        let padding = input_ids.clone().equal_elem(0);
+        let words = self.word_embeddings.forward(input_ids);
+        let padding = padding.unsqueeze_dim::<3>(2).expand(words.shape());
+        let words = words.clone().mask_where(padding, words.detach());
+        let x = words + (positions + segment).unsqueeze_dim::<3>(0);
         let x = self.layer_norm.forward(x);
         match dropout {
             Some(seed) => seed.apply(x, self.dropout),
@@ -279,12 +307,12 @@ impl BertLayer {
         }
     }
 
-    /// `x`: `[batch, seq, hidden_size]`, `image`: keys, values and mask for cross-attention.
+    /// `x`: `[batch, seq, hidden_size]`; same shape out.
     fn forward(
         &self,
         x: Tensor<3>,
         mask: Tensor<3>,
-        image: Option<(Tensor<3>, Tensor<3>, Option<Tensor<3>>)>,
+        image: Option<&KeysValues>,
         dropout: Option<DropoutSeed>,
     ) -> Tensor<3> {
         let k = self.attention.key.forward(x.clone());
@@ -292,10 +320,14 @@ impl BertLayer {
         let mut x = self
             .attention
             .forward(x, k, v, Some(mask), dropout.map(|d| d.at(0)));
-        if let (Some(cross), Some((k, v, mask))) = (&self.crossattention, image) {
-            x = cross.forward(x, k, v, mask, dropout.map(|d| d.at(1)));
+        if let (Some(cross), Some(image)) = (&self.crossattention, image) {
+            let image = image.clone();
+            let dropout = dropout.map(|d| d.at(1));
+            x = cross.forward(x, image.keys, image.values, image.mask, dropout);
         }
-        let hidden = self.output.forward(linear_gelu(&self.intermediate, x.clone()));
+        let hidden = self
+            .output
+            .forward(linear_gelu(&self.intermediate, x.clone()));
         let hidden = match dropout {
             Some(seed) => seed.at(2).apply(hidden, self.dropout),
             None => hidden,

@@ -13,7 +13,11 @@ use burn::tensor::{Tensor, TensorData};
 pub fn interpolate_pos_embed(pos_embed: Tensor<3>, rows: usize, columns: usize) -> Tensor<3> {
     let [_, tokens, width] = pos_embed.dims();
     let side = (tokens - 1).isqrt();
-    assert_eq!(side * side + 1, tokens, "position embedding is not a square grid");
+    assert_eq!(
+        side * side + 1,
+        tokens,
+        "position embedding is not a square grid"
+    );
     if (side, side) == (rows, columns) {
         return pos_embed;
     }

@@ -31,7 +31,9 @@ pub enum WeightsError {
         source: std::io::Error,
     },
     /// The file is not a whole safetensors file.
-    #[error("{path}: not a readable safetensors file ({reason}); it may be truncated: copy or download it again")]
+    #[error(
+        "{path}: not a readable safetensors file ({reason}); it may be truncated: copy or download it again"
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -58,7 +60,11 @@ fn describe(
     let list = |names: &[String]| {
         let shown: Vec<&str> = names.iter().take(5).map(String::as_str).collect();
         let rest = names.len().saturating_sub(5);
-        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        let more = if rest > 0 {
+            format!(" and {rest} more")
+        } else {
+            String::new()
+        };
         format!("{}{more}", shown.join(", "))
     };
     let mut parts = Vec::new();
@@ -66,14 +72,22 @@ fn describe(
         parts.push(format!("{} missing ({})", missing.len(), list(missing)));
     }
     if !unexpected.is_empty() {
-        parts.push(format!("{} unexpected ({})", unexpected.len(), list(unexpected)));
+        parts.push(format!(
+            "{} unexpected ({})",
+            unexpected.len(),
+            list(unexpected)
+        ));
     }
     if !mis_shaped.is_empty() {
         let shapes: Vec<String> = mis_shaped
             .iter()
             .map(|(name, want, got)| format!("{name}: expected {want:?}, got {got:?}"))
             .collect();
-        parts.push(format!("{} of another shape ({})", mis_shaped.len(), list(&shapes)));
+        parts.push(format!(
+            "{} of another shape ({})",
+            mis_shaped.len(),
+            list(&shapes)
+        ));
     }
     parts.join("; ")
 }
@@ -96,7 +110,9 @@ pub fn read(path: &Path) -> Result<(TensorMap, HashMap<String, String>), Weights
     let file = SafeTensors::deserialize(&bytes).map_err(|e| format(e.to_string()))?;
     let mut tensors = TensorMap::new();
     for (name, view) in file.iter() {
-        let Some(values) = to_f32(&view) else { continue };
+        let Some(values) = to_f32(&view) else {
+            continue;
+        };
         let shape = view.shape().to_vec();
         tensors.insert(name.to_owned(), HostTensor { shape, values });
     }
@@ -105,7 +121,11 @@ pub fn read(path: &Path) -> Result<(TensorMap, HashMap<String, String>), Weights
 
 fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
     fn each<const N: usize>(data: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-        data.as_chunks::<N>().0.iter().map(|b| convert(*b)).collect()
+        data.as_chunks::<N>()
+            .0
+            .iter()
+            .map(|b| convert(*b))
+            .collect()
     }
     let data = view.data();
     match view.dtype() {
@@ -167,8 +187,8 @@ pub fn write(
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| io(std::io::Error::other(e)))?;
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|e| io(std::io::Error::other(e)))?;
+    let bytes =
+        safetensors::serialize(views, Some(metadata)).map_err(|e| io(std::io::Error::other(e)))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()

@@ -83,7 +83,10 @@ impl Location {
             .path
             .last()
             .is_some_and(|(_, container)| container == "Struct:Linear");
-        match (linear && is(1, "weight"), is(2, "proj") && is(3, "patch_embed")) {
+        match (
+            linear && is(1, "weight"),
+            is(2, "proj") && is(3, "patch_embed"),
+        ) {
             (true, true) => Layout::Patch,
             (true, false) => Layout::Transposed,
             (false, _) => Layout::Same,

@@ -1,0 +1,463 @@
+//! ALBEF: *Align before Fuse* (Li et al. 2021, arXiv 2107.07651).
+//!
+//! An image encoder and a text encoder are aligned with a contrastive loss (`itc`); then fusion
+//! layers read the text while attending to the image, trained with image-text matching (`itm`,
+//! hard negatives found by the alignment) and masked language modelling (`mlm`). A slowly moving
+//! copy of the encoders, the momentum model, gives soft targets that forgive noisy web captions.
+//! Exact against `models/model_pretrain.py`.
+
+use burn::module::{Module, Param};
+use burn::nn::{Initializer, Linear};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::layers::bert::{Bert, BertConfig, ImageKeysValues, ImageTokens, padding_mask};
+use crate::layers::dropout::DropoutSeed;
+use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
+use crate::layers::{l2_normalize, linear};
+use crate::objectives::itc::{self, Itc, ItcKeys};
+use crate::objectives::itm::{self, HardNegatives, Itm, Negatives};
+use crate::objectives::mlm::{self, MaskedPositions};
+
+/// Sizes of an ALBEF.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlbefConfig {
+    /// Image encoder.
+    pub vision: VisionTransformerConfig,
+    /// Text encoder and fusion layers; `encoder_width` equals `vision.width`.
+    pub text: BertConfig,
+    /// Width of the embeddings that are compared.
+    pub embed_dim: usize,
+    /// Initial temperature.
+    #[serde(default = "initial_temp")]
+    pub temp: f64,
+}
+
+fn initial_temp() -> f64 {
+    0.07
+}
+
+impl AlbefConfig {
+    /// The model with all weights zero; see [`crate::weights::initialize`].
+    pub fn init(&self, device: &Device) -> Albef {
+        Albef {
+            encoders: self.init_encoders(device),
+            itm_head: linear(self.text.hidden_size, 2, device),
+            temp: Initializer::Constant { value: self.temp }.init([1], device),
+        }
+    }
+
+    /// The part that the momentum model copies, with all weights zero.
+    pub fn init_encoders(&self, device: &Device) -> AlbefEncoders {
+        AlbefEncoders {
+            visual_encoder: self.vision.init(device),
+            text_encoder: self.text.init(device),
+            vision_proj: linear(self.vision.width, self.embed_dim, device),
+            text_proj: linear(self.text.hidden_size, self.embed_dim, device),
+        }
+    }
+
+    /// What does not fit together, as a sentence that names the fields; `None` when all does.
+    pub fn problem(&self) -> Option<String> {
+        let (vision, text) = (&self.vision, &self.text);
+        let multiple = |name: &str, value: usize, of: &str, unit: usize| {
+            (unit == 0 || !value.is_multiple_of(unit))
+                .then(|| format!("{name} = {value} must be a multiple of {of} = {unit}"))
+        };
+        multiple(
+            "vision.image_size",
+            vision.image_size,
+            "vision.patch_size",
+            vision.patch_size,
+        )
+        .or_else(|| multiple("vision.width", vision.width, "vision.heads", vision.heads))
+        .or_else(|| {
+            let heads = text.num_attention_heads;
+            multiple(
+                "text.hidden_size",
+                text.hidden_size,
+                "text.num_attention_heads",
+                heads,
+            )
+        })
+        .or_else(|| {
+            (text.encoder_width != vision.width).then(|| {
+                format!(
+                    "text.encoder_width = {} must equal vision.width = {}",
+                    text.encoder_width, vision.width
+                )
+            })
+        })
+        .or_else(|| {
+            (text.fusion_layer >= text.num_hidden_layers).then(|| {
+                format!(
+                    "text.fusion_layer = {} must be below text.num_hidden_layers = {}",
+                    text.fusion_layer, text.num_hidden_layers
+                )
+            })
+        })
+    }
+}
+
+/// Both encoders with their projections: what is trained, and what the momentum model copies.
+#[derive(Module, Debug)]
+pub struct AlbefEncoders {
+    /// Images to tokens.
+    pub visual_encoder: VisionTransformer,
+    /// Texts to tokens; its upper layers are the fusion encoder.
+    pub text_encoder: Bert,
+    /// `vision.width -> embed_dim`.
+    pub vision_proj: Linear,
+    /// `text.hidden_size -> embed_dim`.
+    pub text_proj: Linear,
+}
+
+/// An encoded batch of images.
+#[derive(Clone, Debug)]
+pub struct ImageFeatures {
+    /// `[batch, 1 + patches, vision.width]`, CLS first.
+    pub tokens: Tensor<3>,
+    /// Projected CLS, unit rows, `[batch, embed_dim]`.
+    pub embed: Tensor<2>,
+}
+
+/// An encoded batch of texts.
+#[derive(Clone, Debug)]
+pub struct TextFeatures {
+    /// `[batch, seq, text.hidden_size]`, CLS first.
+    pub tokens: Tensor<3>,
+    /// Additive padding mask, `[batch, 1, seq]`.
+    pub mask: Tensor<3>,
+    /// Projected CLS, unit rows, `[batch, embed_dim]`.
+    pub embed: Tensor<2>,
+}
+
+impl AlbefEncoders {
+    /// `image`: `[batch, 3, image_size, image_size]`, normalised with CLIP's mean and deviation.
+    pub fn encode_image(&self, image: Tensor<4>) -> ImageFeatures {
+        let tokens = self.visual_encoder.forward(image);
+        let embed = l2_normalize(self.vision_proj.forward(first_token(&tokens)));
+        ImageFeatures { tokens, embed }
+    }
+
+    /// `input_ids`: `[batch, seq]`, `[CLS]` first; `attention_mask`: `[batch, seq]`, 1 for real
+    /// tokens.
+    pub fn encode_text(
+        &self,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        dropout: Option<DropoutSeed>,
+    ) -> TextFeatures {
+        let mask = padding_mask(attention_mask);
+        let tokens = self.text_encoder.text(input_ids, mask.clone(), dropout);
+        let embed = l2_normalize(self.text_proj.forward(first_token(&tokens)));
+        TextFeatures {
+            tokens,
+            mask,
+            embed,
+        }
+    }
+
+    /// Keys and values of the fusion layers for `tokens`, `[batch, 1 + patches, vision.width]`.
+    pub fn image_keys_values(&self, tokens: Tensor<3>) -> ImageKeysValues {
+        let image = ImageTokens { tokens, mask: None };
+        self.text_encoder.image_keys_values(&[image])
+    }
+
+    /// Vocabulary logits at masked places. `masked_input_ids`: `[batch, seq]`; returns
+    /// `[masked, vocab_size]`.
+    pub fn mlm_logits(
+        &self,
+        masked_input_ids: Tensor<2, Int>,
+        mask: Tensor<3>,
+        image: &ImageKeysValues,
+        masked: &MaskedPositions,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let bert = &self.text_encoder;
+        let text = bert.text(masked_input_ids, mask.clone(), dropout.map(|d| d.at(0)));
+        let fused = bert.fusion(text, mask, image, dropout.map(|d| d.at(1)));
+        let [batch, seq, width] = fused.dims();
+        let index = int_vector(&masked.index, &fused.device());
+        bert.mlm_logits(fused.reshape([batch * seq, width]).select(0, index))
+    }
+}
+
+/// The model: encoders, the matching head and the learnable temperature.
+#[derive(Module, Debug)]
+pub struct Albef {
+    /// Both encoders.
+    pub encoders: AlbefEncoders,
+    /// `text.hidden_size -> 2` on the fused CLS; logit 1 is "they match".
+    pub itm_head: Linear,
+    /// `[1]`; similarities are divided by it. Kept in `[0.001, 0.5]` by the training step.
+    pub temp: Param<Tensor<1>>,
+}
+
+/// One batch, on the plain (not autodiff) device.
+#[derive(Clone, Debug)]
+pub struct PretrainBatch {
+    /// `[batch, 3, image_size, image_size]`, normalised.
+    pub image: Tensor<4>,
+    /// `[batch, seq]`.
+    pub input_ids: Tensor<2, Int>,
+    /// `[batch, seq]`, 1 for real tokens.
+    pub attention_mask: Tensor<2, Int>,
+    /// `[batch, seq]`, some tokens replaced.
+    pub masked_input_ids: Tensor<2, Int>,
+    /// Which, and by what.
+    pub masked: MaskedPositions,
+}
+
+/// What the contrastive loss remembers of earlier batches, on the plain device.
+#[derive(Clone, Debug)]
+pub struct ItcMemory {
+    /// Earlier momentum image embeddings, `[embed_dim, queue]`.
+    pub image_queue: Tensor<2>,
+    /// Earlier momentum text embeddings, `[embed_dim, queue]`.
+    pub text_queue: Tensor<2>,
+    /// Rows of [`crate::objectives::itc::identity_targets`] or
+    /// [`crate::objectives::itc::id_targets`], `[batch, batch + queue]`.
+    pub hard_targets: TensorData,
+}
+
+/// Where the step's negatives come from.
+#[derive(Clone, Debug)]
+pub enum NegativeDraw {
+    /// Fixed beforehand (recorded runs).
+    Given(Negatives),
+    /// Chosen by the similarities of this step.
+    Choose {
+        /// The rule.
+        how: HardNegatives,
+        /// One number in `[0, 1)` per text: the draw of its negative image.
+        image: Vec<f64>,
+        /// One number in `[0, 1)` per image: the draw of its negative text.
+        text: Vec<f64>,
+        /// Image ids of the batch, where equal ids must not be negatives of each other; empty to
+        /// forbid only the pair itself, as the original.
+        image_ids: Vec<u64>,
+    },
+}
+
+/// Which objectives a step computes, and how much the momentum model says.
+#[derive(Clone, Debug)]
+pub struct PretrainObjectives {
+    /// Contrastive loss, with its memory.
+    pub itc: Option<ItcMemory>,
+    /// Matching loss, with its negatives.
+    pub itm: Option<NegativeDraw>,
+    /// Masked language modelling.
+    pub mlm: bool,
+    /// Share of the momentum model in the contrastive targets, `[0, 1]`.
+    pub alpha_itc: f64,
+    /// Share of the momentum model in the word targets, `[0, 1]`.
+    pub alpha_mlm: f64,
+}
+
+/// Losses of a step with what belongs to them.
+#[derive(Clone, Debug)]
+pub struct PretrainOutput {
+    /// Contrastive loss and similarities.
+    pub itc: Option<Itc>,
+    /// Momentum embeddings of this batch, `[batch, embed_dim]` each, to be enqueued.
+    pub keys: Option<ItcKeys>,
+    /// Matching loss and logits.
+    pub itm: Option<Itm>,
+    /// Masked-word loss, `[1]`; absent when nothing was masked.
+    pub mlm: Option<Tensor<1>>,
+}
+
+impl Albef {
+    /// The matching logits of encoded texts against images, `[n, 2]`: pair `i` is text `i` with
+    /// `image`'s entry `i`.
+    pub fn itm_logits(
+        &self,
+        text_tokens: Tensor<3>,
+        mask: Tensor<3>,
+        image: &ImageKeysValues,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let fused = self
+            .encoders
+            .text_encoder
+            .fusion(text_tokens, mask, image, dropout);
+        self.itm_head.forward(first_token(&fused))
+    }
+
+    /// One pre-training step's losses. `self` lives on an autodiff device, `momentum` (already
+    /// updated for this step) and the batch on the device below it. The order of all random draws
+    /// is the caller's: nothing here draws or remembers.
+    pub fn pretrain(
+        &self,
+        momentum: &AlbefEncoders,
+        batch: &PretrainBatch,
+        objectives: &PretrainObjectives,
+        dropout: Option<DropoutSeed>,
+    ) -> PretrainOutput {
+        let image = self
+            .encoders
+            .encode_image(Tensor::from_inner(batch.image.clone()));
+        let text = self.encoders.encode_text(
+            Tensor::from_inner(batch.input_ids.clone()),
+            Tensor::from_inner(batch.attention_mask.clone()),
+            dropout.map(|d| d.at(0)),
+        );
+        let distill_mlm = objectives.mlm && objectives.alpha_mlm > 0.0;
+        let image_m = (objectives.itc.is_some() || distill_mlm)
+            .then(|| momentum.encode_image(batch.image.clone()));
+
+        let keys = objectives.itc.as_ref().zip(image_m.as_ref());
+        let keys = keys.map(|(memory, image_m)| {
+            let ids = (batch.input_ids.clone(), batch.attention_mask.clone());
+            let text_m = momentum.encode_text(ids.0, ids.1, None);
+            ItcKeys {
+                image: image_m.embed.clone(),
+                text: text_m.embed,
+                image_queue: memory.image_queue.clone(),
+                text_queue: memory.text_queue.clone(),
+            }
+        });
+        let itc = keys.as_ref().zip(objectives.itc.as_ref());
+        let itc = itc.map(|(keys, memory)| {
+            let targets = Tensor::from_data(memory.hard_targets.clone(), &batch.image.device());
+            itc::itc(
+                image.embed.clone(),
+                text.embed.clone(),
+                &ItcKeys {
+                    image: Tensor::from_inner(keys.image.clone()),
+                    text: Tensor::from_inner(keys.text.clone()),
+                    image_queue: Tensor::from_inner(keys.image_queue.clone()),
+                    text_queue: Tensor::from_inner(keys.text_queue.clone()),
+                },
+                self.temp.val(),
+                Tensor::from_inner(targets),
+                objectives.alpha_itc,
+            )
+        });
+
+        let image_kv = self.encoders.image_keys_values(image.tokens.clone());
+        let itm = objectives.itm.as_ref().map(|draw| {
+            let negatives = match draw {
+                NegativeDraw::Given(negatives) => negatives.clone(),
+                NegativeDraw::Choose { .. } => self.choose_negatives(draw, &image, &text, &itc),
+            };
+            self.itm_loss(&text, &image_kv, &negatives, dropout.map(|d| d.at(1)))
+        });
+
+        let mlm = (objectives.mlm && !batch.masked.token.is_empty()).then(|| {
+            let logits = self.encoders.mlm_logits(
+                Tensor::from_inner(batch.masked_input_ids.clone()),
+                text.mask.clone(),
+                &image_kv,
+                &batch.masked,
+                dropout.map(|d| d.at(2)),
+            );
+            let teacher = image_m.as_ref().filter(|_| distill_mlm).map(|image_m| {
+                let logits = momentum.mlm_logits(
+                    batch.masked_input_ids.clone(),
+                    text.mask.clone().inner(),
+                    &momentum.image_keys_values(image_m.tokens.clone()),
+                    &batch.masked,
+                    None,
+                );
+                Tensor::from_inner(logits)
+            });
+            let tokens = int_vector(&batch.masked.token, &logits.device());
+            mlm::mlm(logits, tokens, teacher, objectives.alpha_mlm)
+        });
+
+        PretrainOutput {
+            itc,
+            keys,
+            itm,
+            mlm,
+        }
+    }
+
+    /// Negatives by the similarities inside the batch; those of the contrastive loss where it is
+    /// computed.
+    fn choose_negatives(
+        &self,
+        draw: &NegativeDraw,
+        image: &ImageFeatures,
+        text: &TextFeatures,
+        itc: &Option<Itc>,
+    ) -> Negatives {
+        let NegativeDraw::Choose {
+            how,
+            image: image_draw,
+            text: text_draw,
+            image_ids,
+        } = draw
+        else {
+            unreachable!("called for this variant only");
+        };
+        let batch = image_draw.len();
+        let (i2t, t2i) = match (itc, how) {
+            (_, HardNegatives::Off) => (vec![0.0; batch * batch], vec![0.0; batch * batch]),
+            (Some(itc), _) => (
+                host(itc.sim_i2t.clone().narrow(1, 0, batch)),
+                host(itc.sim_t2i.clone().narrow(1, 0, batch)),
+            ),
+            (None, _) => {
+                let sim = image.embed.clone().matmul(text.embed.clone().transpose())
+                    / self.temp.val().unsqueeze();
+                (host(sim.clone()), host(sim.transpose()))
+            }
+        };
+        let same =
+            |i: usize, j: usize| i == j || (!image_ids.is_empty() && image_ids[i] == image_ids[j]);
+        Negatives {
+            image_idx: itm::choose(&t2i, batch, *how, image_draw, same),
+            text_idx: itm::choose(&i2t, batch, *how, text_draw, same),
+        }
+    }
+
+    /// The matching loss over positives, (text, negative image) and (negative text, image), in
+    /// one pass; the keys and values of each image are those already computed.
+    fn itm_loss(
+        &self,
+        text: &TextFeatures,
+        image: &ImageKeysValues,
+        negatives: &Negatives,
+        dropout: Option<DropoutSeed>,
+    ) -> Itm {
+        let device = text.tokens.device();
+        let index = |chosen: &[usize]| {
+            let chosen: Vec<i64> = chosen.iter().map(|i| *i as i64).collect();
+            int_vector(&chosen, &device)
+        };
+        let (image_idx, text_idx) = (index(&negatives.image_idx), index(&negatives.text_idx));
+        let texts = |x: &Tensor<3>| {
+            let negative = x.clone().select(0, text_idx.clone());
+            Tensor::cat(vec![x.clone(), x.clone(), negative], 0)
+        };
+        let images = image.map(|x| {
+            let negative = x.clone().select(0, image_idx.clone());
+            Tensor::cat(vec![x.clone(), negative, x], 0)
+        });
+        let logits = self.itm_logits(texts(&text.tokens), texts(&text.mask), &images, dropout);
+        let labels = itm::labels(negatives.text_idx.len());
+        itm::itm(logits, Tensor::from_data(labels, &device))
+    }
+}
+
+/// The CLS rows of `[batch, seq, width]`: `[batch, width]`.
+fn first_token(tokens: &Tensor<3>) -> Tensor<2> {
+    tokens.clone().narrow(1, 0, 1).squeeze_dim(1)
+}
+
+fn int_vector(values: &[i64], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+fn host(tensor: Tensor<2>) -> Vec<f32> {
+    tensor
+        .inner()
+        .into_data()
+        .convert::<f32>()
+        .try_to_vec()
+        .expect("converted to float32 the line before")
+}

@@ -1,0 +1,13 @@
+//! Parity with recorded tensors of the original implementations: outputs, losses and the gradient
+//! of every parameter. A failing comparison names the first tensor that differs.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "parity/albef_bert.rs"]
+mod albef_bert;
+#[path = "parity/albef_pretrain.rs"]
+mod albef_pretrain;
+#[path = "parity/albef_vit.rs"]
+mod albef_vit;
+#[path = "parity/golden.rs"]
+mod golden;
