@@ -1,0 +1,2 @@
+//! The fitup command line.
+fn main() {}

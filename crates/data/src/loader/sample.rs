@@ -1,0 +1,140 @@
+//! One sample from record to numbers.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::order::{Purpose, generator};
+use super::report::Tally;
+use super::{CaptionChoice, LoaderConfig, SkipReason, SkippedSample};
+use crate::images::{DecodeLimits, Transform, decode};
+use crate::sources::{Record, Source};
+use crate::text::{Tokenizer, pre_caption};
+
+/// Records tried for one place in a batch. With this many bad ones in a row, the next would hardly
+/// be good.
+const ATTEMPTS: u32 = 100;
+
+/// Everything a sample is prepared with; shared by the workers.
+pub(super) struct Preparation {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) transform: Arc<dyn Transform>,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) config: LoaderConfig,
+}
+
+/// A pair ready to be put in a batch.
+#[derive(Debug)]
+pub(super) struct Pair {
+    /// `[3, size, size]`
+    pub(super) image: Vec<f32>,
+    pub(super) input_ids: Vec<i64>,
+    pub(super) key: String,
+    pub(super) caption: String,
+    pub(super) image_id: u64,
+}
+
+impl Preparation {
+    /// The pair for one position of an epoch: the record at `index` or, when it cannot be used, the
+    /// first usable one of a reserve that belongs to this position alone. No pair when all fail.
+    pub(super) fn pair(&self, epoch: u64, position: u64, index: usize) -> (Option<Pair>, Tally) {
+        let seed = self.config.seed;
+        let mut reserve = generator(Purpose::Reserve, seed, epoch, position, 0);
+        let mut tally = Tally::default();
+        let mut index = index;
+        for attempt in 0..ATTEMPTS {
+            tally.seen += 1;
+            let mut rng = generator(Purpose::Sample, seed, epoch, position, attempt);
+            match guarded(index, || self.try_pair(index, &mut rng)) {
+                Ok(pair) => return (Some(pair), tally),
+                Err(skipped) => tally.skipped.push(skipped),
+            }
+            index = reserve.random_range(0..self.source.len());
+        }
+        (None, tally)
+    }
+
+    fn try_pair(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Pair, SkippedSample> {
+        let record = read(&*self.source, index)?;
+        let captions = &record.captions;
+        // The text first: it is cheap, and a record without words need not be decoded.
+        let chosen = match (self.config.caption, captions.len()) {
+            (CaptionChoice::Draw, 2..) => captions.get(rng.random_range(0..captions.len())),
+            _ => captions.first(),
+        };
+        let caption = chosen.and_then(|text| pre_caption(text, self.config.max_words));
+        let Some(caption) = caption else {
+            return Err(SkippedSample {
+                key: record.key,
+                reason: SkipReason::EmptyCaption,
+                detail: match chosen {
+                    Some(text) => format!("nothing is left of {text:?}"),
+                    None => "the record has no caption".to_owned(),
+                },
+            });
+        };
+        let image = picture(&record, &*self.transform, &self.config.decode_limits, rng)?;
+        Ok(Pair {
+            image,
+            input_ids: self.tokenizer.encode(&caption, self.config.max_tokens),
+            key: record.key,
+            caption,
+            image_id: record.image_id,
+        })
+    }
+}
+
+/// Runs a preparation and turns a panic into a skipped sample: decoders meet every kind of file.
+pub(super) fn guarded<T>(
+    index: usize,
+    prepare: impl FnOnce() -> Result<T, SkippedSample>,
+) -> Result<T, SkippedSample> {
+    catch_unwind(AssertUnwindSafe(prepare)).unwrap_or_else(|panic| {
+        Err(SkippedSample {
+            key: format!("record {index}"),
+            reason: SkipReason::Panicked,
+            detail: message(&*panic),
+        })
+    })
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+pub(super) fn read(source: &dyn Source, index: usize) -> Result<Record, SkippedSample> {
+    source.get(index).map_err(|error| SkippedSample {
+        key: format!("record {index}"),
+        reason: SkipReason::Unreadable,
+        detail: error.to_string(),
+    })
+}
+
+/// Decodes and transforms the picture of a record: `[3, size, size]`.
+pub(super) fn picture(
+    record: &Record,
+    transform: &dyn Transform,
+    limits: &DecodeLimits,
+    rng: &mut ChaCha8Rng,
+) -> Result<Vec<f32>, SkippedSample> {
+    let image = decode(&record.image, limits).map_err(|error| SkippedSample {
+        key: record.key.clone(),
+        reason: SkipReason::BadImage,
+        detail: error.to_string(),
+    })?;
+    let pixels = transform.apply(&image, rng);
+    let size = transform.size() as usize;
+    assert_eq!(
+        pixels.len(),
+        3 * size * size,
+        "a transform to {size} pixels gives [3, {size}, {size}]"
+    );
+    Ok(pixels)
+}

@@ -1,0 +1,5 @@
+//! Writing WebDataset shards. Reading them is [`crate::sources::webdataset`].
+
+mod writer;
+
+pub use writer::{ShardError, ShardSample, ShardWriter};

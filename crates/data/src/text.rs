@@ -1,0 +1,12 @@
+//! Captions and questions on their way to the text encoder: [`cleaning`], then [`tokenizer`]
+//! (with a vocabulary built by [`vocabulary`] when none is given), then [`masking`].
+
+pub mod cleaning;
+pub mod masking;
+pub mod pretokenizer;
+pub mod tokenizer;
+pub mod vocabulary;
+
+pub use cleaning::{pre_caption, pre_question};
+pub use tokenizer::{SpecialIds, TokenBatch, Tokenizer, TokenizerError};
+pub use vocabulary::build_vocabulary;

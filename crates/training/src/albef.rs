@@ -1,0 +1,327 @@
+//! ALBEF's pre-training step: momentum update, losses, queue.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use fitup_data::loader::PairBatch;
+use fitup_data::text::masking;
+use fitup_data::text::SpecialIds;
+use fitup_models::albef::{
+    Albef, AlbefEncoders, ItcMemory, NegativeDraw, PretrainBatch, PretrainObjectives,
+    PretrainOutput,
+};
+use fitup_models::layers::dropout::DropoutSeed;
+use fitup_models::objectives::itc::{ItcKeys, id_targets, identity_targets};
+use fitup_models::objectives::itm::Itm;
+use fitup_models::objectives::mlm::MaskedPositions;
+use fitup_models::weights::{self, HostTensor, TensorMap, WeightsError};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::checkpoint::Progress;
+use crate::momentum;
+use crate::queue::ItcQueue;
+use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
+use crate::trainer::{Pretrain, StepLosses, StepNumbers};
+
+/// Everything that an ALBEF pre-training run changes, except the optimizer's state.
+#[derive(Debug)]
+pub struct AlbefPretrain {
+    model: Option<Albef>,
+    momentum: AlbefEncoders,
+    queue: ItcQueue,
+    objectives: ObjectivesRecipe,
+    mask_probability: f64,
+    special: SpecialIds,
+    vocab_size: usize,
+    device: Device,
+}
+
+impl AlbefPretrain {
+    /// Weights drawn from the recipe's seed, or from tensors of official names; the momentum copy
+    /// equals the model where the tensors hold none.
+    ///
+    /// # Errors
+    /// When the tensors do not fit the recipe's sizes.
+    pub fn new(
+        recipe: &Recipe,
+        special: SpecialIds,
+        tensors: Option<&TensorMap>,
+        device: &Device,
+    ) -> Result<Self, WeightsError> {
+        let config = &recipe.model.albef;
+        let tracked = device.clone().autodiff();
+        let model = weights::initialize(
+            config.init(&tracked),
+            recipe.model.init_std,
+            recipe.seed ^ 0xA1BE_F000,
+        );
+        let model = match tensors {
+            Some(tensors) => weights::load(model, tensors, weights::albef_name, is_model)?,
+            None => model,
+        };
+        let empty = config.init_encoders(device);
+        let teacher = match tensors {
+            Some(tensors) if tensors.keys().any(|name| is_momentum(name)) => {
+                weights::load(empty, tensors, weights::albef_momentum_name, is_momentum)?
+            }
+            _ => momentum::update(empty, &model.encoders, 0.0),
+        };
+        let mut queue = ItcQueue::new(
+            config.embed_dim,
+            recipe.objectives.queue_size,
+            recipe.seed ^ 0x00E0_E000,
+            device,
+        );
+        if let Some(tensors) = tensors {
+            let side = |name: &str| tensors.get(name).map(|t| to_tensor(t, device));
+            if let (Some(image), Some(text)) = (side("image_queue"), side("text_queue")) {
+                (queue.image, queue.text) = (image, text);
+            }
+        }
+        Ok(Self {
+            model: Some(model),
+            momentum: teacher,
+            queue,
+            objectives: recipe.objectives.clone(),
+            mask_probability: recipe.data.mask_probability,
+            special,
+            vocab_size: config.text.vocab_size,
+            device: device.clone(),
+        })
+    }
+
+    /// The momentum model.
+    pub fn momentum(&self) -> &AlbefEncoders {
+        &self.momentum
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &ItcQueue {
+        &self.queue
+    }
+
+    /// Losses with every draw given, and the keys to enqueue: what [`Pretrain::losses`] does after
+    /// drawing.
+    pub fn losses_with(
+        &self,
+        batch: &PretrainBatch,
+        negatives: NegativeDraw,
+        image_ids: &[u64],
+        alpha: f64,
+        dropout: Option<DropoutSeed>,
+    ) -> PretrainOutput {
+        let o = &self.objectives;
+        let itc = o.itc.then(|| ItcMemory {
+            image_queue: self.queue.image.clone(),
+            text_queue: self.queue.text.clone(),
+            hard_targets: match o.itc_targets {
+                ItcTargets::Pair => {
+                    identity_targets(image_ids.len(), image_ids.len() + self.queue.size())
+                }
+                ItcTargets::ImageId => id_targets(image_ids, &self.queue.ids),
+            },
+        });
+        let objectives = PretrainObjectives {
+            itc,
+            itm: o.itm.then_some(negatives),
+            mlm: o.mlm,
+            alpha_itc: if o.distill_itc { alpha } else { 0.0 },
+            alpha_mlm: if o.distill_mlm { alpha } else { 0.0 },
+        };
+        self.model()
+            .pretrain(&self.momentum, batch, &objectives, dropout)
+    }
+
+    /// Puts a batch's momentum embeddings into the queue.
+    pub fn enqueue(&mut self, keys: ItcKeys, image_ids: &[u64]) {
+        self.queue.enqueue(keys.image, keys.text, image_ids);
+    }
+
+    fn int<const D: usize>(
+        &self,
+        values: &[i64],
+        shape: [usize; D],
+    ) -> Tensor<D, burn::tensor::Int> {
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), &self.device)
+    }
+}
+
+impl Pretrain for AlbefPretrain {
+    type Model = Albef;
+
+    fn model(&self) -> &Albef {
+        self.model
+            .as_ref()
+            .expect("absent only inside `map_model`")
+    }
+
+    fn map_model(&mut self, change: impl FnOnce(Albef) -> Albef) {
+        self.model = self.model.take().map(change);
+    }
+
+    fn parameter_name(path: &str) -> String {
+        weights::albef_name(path)
+    }
+
+    /// The original does both inside `forward`: the temperature is clamped, then the momentum
+    /// model moves.
+    fn begin_step(&mut self) {
+        let [least, greatest] = self.objectives.temp_range;
+        self.map_model(|mut model| {
+            model.temp = model.temp.map(|temp| {
+                Tensor::from_inner(temp.inner().clamp(least, greatest)).require_grad()
+            });
+            model
+        });
+        let teacher = self.momentum.clone();
+        self.momentum = momentum::update(teacher, &self.model().encoders, self.objectives.momentum);
+    }
+
+    fn losses(&mut self, batch: &PairBatch, draw_seed: u64, alpha: f64) -> StepLosses {
+        let mut rng = ChaCha8Rng::seed_from_u64(draw_seed);
+        let draws = masking::draw(
+            batch.input_ids.len(),
+            self.mask_probability,
+            self.vocab_size,
+            &mut rng,
+        );
+        let masked = masking::apply(&batch.input_ids, &draws, &self.special);
+        let mut uniform = || (0..batch.size).map(|_| rng.random()).collect();
+        let negatives = NegativeDraw::Choose {
+            how: self.objectives.hard_negatives,
+            image: uniform(),
+            text: uniform(),
+            image_ids: match self.objectives.itc_targets {
+                ItcTargets::Pair => Vec::new(),
+                ItcTargets::ImageId => batch.image_ids.clone(),
+            },
+        };
+        let side = batch.image_size as usize;
+        let shape = [batch.size, batch.length];
+        let images = TensorData::new(batch.images.clone(), [batch.size, 3, side, side]);
+        let input = PretrainBatch {
+            image: Tensor::from_data(images, &self.device),
+            input_ids: self.int(&batch.input_ids, shape),
+            attention_mask: self.int(&batch.attention_mask, shape),
+            masked_input_ids: self.int(&masked.input_ids, shape),
+            masked: MaskedPositions::from_labels(&masked.labels),
+        };
+        let dropout = DropoutSeed::new(rng.random());
+        let output = self.losses_with(&input, negatives, &batch.image_ids, alpha, Some(dropout));
+        if let Some(keys) = output.keys.clone() {
+            self.enqueue(keys, &batch.image_ids);
+        }
+        summarise(output, &self.objectives, self.model())
+    }
+
+    fn export(&self) -> TensorMap {
+        let mut tensors = weights::export(self.model(), weights::albef_name);
+        tensors.extend(weights::export(
+            &self.momentum,
+            weights::albef_momentum_name,
+        ));
+        if self.queue.size() > 0 {
+            tensors.insert("image_queue".to_owned(), to_host(&self.queue.image));
+            tensors.insert("text_queue".to_owned(), to_host(&self.queue.text));
+        }
+        tensors
+    }
+
+    fn save_progress(&self, progress: &mut Progress) {
+        progress.queue_pointer = self.queue.pointer;
+        progress.queue_ids = self.queue.ids.clone();
+    }
+
+    fn load_progress(&mut self, progress: &Progress) {
+        self.queue.pointer = progress.queue_pointer;
+        self.queue.ids = progress.queue_ids.clone();
+    }
+}
+
+/// Names of the model's own tensors in a checkpoint.
+pub fn is_model(name: &str) -> bool {
+    !is_momentum(name) && !name.starts_with("optimizer.") && !name.ends_with("_queue")
+}
+
+/// Names of the momentum copy's tensors in a checkpoint.
+pub fn is_momentum(name: &str) -> bool {
+    !name.starts_with("optimizer.")
+        && name
+            .split('.')
+            .next()
+            .is_some_and(|module| module.ends_with("_m"))
+}
+
+fn to_tensor(tensor: &HostTensor, device: &Device) -> Tensor<2> {
+    Tensor::from_data(
+        TensorData::new(tensor.values.clone(), tensor.shape.clone()),
+        device,
+    )
+}
+
+fn to_host(tensor: &Tensor<2>) -> HostTensor {
+    HostTensor {
+        shape: tensor.dims().to_vec(),
+        values: tensor
+            .to_data()
+            .convert::<f32>()
+            .try_to_vec()
+            .expect("converted to float32 the line before"),
+    }
+}
+
+/// Weighted sum of the losses, and the numbers that are shown.
+fn summarise(output: PretrainOutput, objectives: &ObjectivesRecipe, model: &Albef) -> StepLosses {
+    let scalar = |loss: &Tensor<1>| f64::from(loss.clone().inner().into_scalar::<f32>());
+    let mut numbers = StepNumbers::default();
+    let mut parts: Vec<Tensor<1>> = Vec::new();
+    let mut add = |loss: Tensor<1>, weight: f64| {
+        let value = scalar(&loss);
+        parts.push(loss.mul_scalar(weight));
+        Some(value)
+    };
+    if let Some(itc) = output.itc {
+        numbers.batch_r1 = Some(share_of_diagonal(itc.sim_i2t.inner()));
+        numbers.itc = add(itc.loss, objectives.weights.itc);
+    }
+    if let Some(itm) = output.itm {
+        numbers.itm_accuracy = Some(accuracy(&itm));
+        numbers.itm = add(itm.loss, objectives.weights.itm);
+    }
+    if let Some(mlm) = output.mlm {
+        numbers.mlm = add(mlm, objectives.weights.mlm);
+    }
+    numbers.temp = scalar(&model.temp.val());
+    let total = parts.into_iter().reduce(|a, b| a + b);
+    numbers.total = total.as_ref().map_or(0.0, scalar);
+    StepLosses { total, numbers }
+}
+
+/// Share of rows whose best key inside the batch is their own.
+fn share_of_diagonal(sim: Tensor<2>) -> f64 {
+    let [batch, _] = sim.dims();
+    let best: Vec<i64> = sim
+        .narrow(1, 0, batch)
+        .argmax(1)
+        .into_data()
+        .convert::<i64>()
+        .try_to_vec()
+        .expect("converted to int64 the line before");
+    let right = best.iter().enumerate().filter(|(i, j)| *i as i64 == **j);
+    right.count() as f64 / batch as f64
+}
+
+/// Share of the `[3 * batch, 2]` matching logits on the right side.
+fn accuracy(itm: &Itm) -> f64 {
+    let logits = itm.logits.clone().inner();
+    let rows = logits.dims()[0];
+    let values: Vec<f32> = logits
+        .into_data()
+        .convert::<f32>()
+        .try_to_vec()
+        .expect("converted to float32 the line before");
+    let right = values
+        .chunks(2)
+        .enumerate()
+        .filter(|(i, logit)| (logit[1] > logit[0]) == (*i < rows / 3));
+    right.count() as f64 / rows as f64
+}

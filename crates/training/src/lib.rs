@@ -1,0 +1,15 @@
+//! Training: a recipe is a run. The trainer knows nothing of models; it owns the optimizer, the
+//! schedule, the checkpoint and the log. A system takes part through [`trainer::Pretrain`].
+
+pub mod albef;
+pub mod checkpoint;
+pub mod device;
+pub mod metrics;
+pub mod momentum;
+pub mod optimizer;
+pub mod queue;
+pub mod recipe;
+pub mod report;
+pub mod schedule;
+pub mod tasks;
+pub mod trainer;

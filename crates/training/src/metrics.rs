@@ -1,0 +1,149 @@
+//! The log of a run: one JSON object per line in `metrics.jsonl`, numbers as measured.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::tasks::retrieval::RetrievalResult;
+use crate::trainer::StepNumbers;
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A training step.
+    Step {
+        /// Optimizer steps taken, this one included.
+        step: u64,
+        /// Epoch it belongs to, from 0.
+        epoch: u64,
+        /// Losses and rates.
+        #[serde(flatten)]
+        numbers: StepNumbers,
+        /// Learning rate used.
+        lr: f64,
+        /// Share of the momentum model in the targets.
+        alpha: f64,
+        /// Norm of all gradients; only where it was computed for clipping.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gradient_norm: Option<f64>,
+        /// Pairs per second since the last line.
+        pairs_per_second: f64,
+        /// Seconds of training so far, over all resumptions.
+        seconds: f64,
+    },
+    /// An evaluation on the validation set.
+    Evaluation {
+        /// Optimizer steps taken.
+        step: u64,
+        /// Scores with their protocol.
+        #[serde(flatten)]
+        result: Box<RetrievalResult>,
+        /// Seconds the evaluation took.
+        seconds: f64,
+    },
+    /// Samples skipped so far in this process.
+    Skipped {
+        /// Optimizer steps taken.
+        step: u64,
+        /// Samples skipped.
+        skipped: u64,
+        /// Samples tried.
+        seen: u64,
+        /// Reasons and examples, in words.
+        report: String,
+    },
+}
+
+impl Event {
+    /// The step the event belongs to.
+    pub fn step(&self) -> u64 {
+        match self {
+            Event::Step { step, .. }
+            | Event::Evaluation { step, .. }
+            | Event::Skipped { step, .. } => *step,
+        }
+    }
+}
+
+/// The log file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+pub struct MetricsError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// Appends events to a file.
+#[derive(Debug)]
+pub struct MetricsLog {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl MetricsLog {
+    /// Opens the log for appending. What an earlier process wrote after `step` is dropped: a
+    /// resumed run writes it again.
+    ///
+    /// # Errors
+    /// When the file cannot be read, rewritten or opened.
+    pub fn open(path: &Path, step: u64) -> Result<Self, MetricsError> {
+        let error = |source: std::io::Error| MetricsError {
+            path: path.to_owned(),
+            source,
+        };
+        let kept: Vec<Event> = read(path)?
+            .into_iter()
+            .filter(|event| event.step() <= step)
+            .collect();
+        let lines: String = kept.iter().map(line).collect();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(error)?;
+        temporary.write_all(lines.as_bytes()).map_err(error)?;
+        temporary.persist(path).map_err(|e| error(e.error))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(error)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Appends one event.
+    ///
+    /// # Errors
+    /// When the file cannot be written, for example when the disk is full.
+    pub fn write(&mut self, event: &Event) -> Result<(), MetricsError> {
+        self.file
+            .write_all(line(event).as_bytes())
+            .map_err(|source| MetricsError {
+                path: self.path.clone(),
+                source,
+            })
+    }
+}
+
+fn line(event: &Event) -> String {
+    let json = serde_json::to_string(event).expect("numbers and strings");
+    format!("{json}\n")
+}
+
+/// All events of a log; none when there is no file. A last line cut off by a killed process is
+/// left out.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read(path: &Path) -> Result<Vec<Event>, MetricsError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(MetricsError {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}

@@ -1,0 +1,262 @@
+//! AdamW over a module's parameters, with groups, its state kept by parameter path so that a
+//! checkpoint can name it. Burn's own optimizer cannot order the decay as Hugging Face's does and
+//! stores its state by random ids.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use fitup_models::weights::{HostTensor, TensorMap};
+use serde::{Deserialize, Serialize};
+
+/// Where weight decay and epsilon come in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdamWOrder {
+    /// `torch.optim.AdamW` (ALBEF): decay before the step, epsilon after bias correction.
+    #[default]
+    Torch,
+    /// `transformers.AdamW` 4.8 (VLMo, ViLT): decay after the step, epsilon before correction.
+    Transformers,
+}
+
+/// Optimizer settings of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Variant.
+    pub order: AdamWOrder,
+    /// Decay rates of the first and second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Weight decay of everything but biases and other 1-D parameters.
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together; absent: no clipping, as the originals.
+    pub clip_norm: Option<f64>,
+    /// Micro-batches whose gradients are averaged for one step.
+    pub accumulate: u64,
+    /// Factors on the learning rate by the beginning of a parameter's official name.
+    pub lr_scales: BTreeMap<String, f64>,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            order: AdamWOrder::Torch,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.02,
+            clip_norm: None,
+            accumulate: 1,
+            lr_scales: BTreeMap::new(),
+        }
+    }
+}
+
+/// The optimizer and its state.
+#[derive(Debug)]
+pub struct AdamW {
+    config: OptimizerConfig,
+    /// Steps taken.
+    steps: u64,
+    moments: BTreeMap<String, Moments>,
+    /// Official name of a parameter path.
+    name: fn(&str) -> String,
+}
+
+#[derive(Clone, Debug)]
+struct Moments {
+    first: Tensor<1>,
+    second: Tensor<1>,
+}
+
+impl AdamW {
+    /// No steps taken. `name` turns a parameter's path into its official name.
+    pub fn new(config: OptimizerConfig, name: fn(&str) -> String) -> Self {
+        Self {
+            config,
+            steps: 0,
+            moments: BTreeMap::new(),
+            name,
+        }
+    }
+
+    /// One step with learning rate `lr`. Parameters without a gradient stay as they are.
+    pub fn step<M: Module>(&mut self, module: M, gradients: GradientsParams, lr: f64) -> M {
+        self.steps += 1;
+        module.map(&mut Step {
+            optimizer: self,
+            gradients,
+            lr,
+            path: Vec::new(),
+        })
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The state, as `optimizer.first.NAME` and `optimizer.second.NAME`.
+    pub fn export(&self) -> TensorMap {
+        let host = |tensor: &Tensor<1>| HostTensor {
+            shape: tensor.dims().to_vec(),
+            values: tensor
+                .to_data()
+                .try_to_vec()
+                .expect("moments are float32 as the parameters"),
+        };
+        self.moments
+            .iter()
+            .flat_map(|(name, moments)| {
+                [
+                    (format!("{FIRST}{name}"), host(&moments.first)),
+                    (format!("{SECOND}{name}"), host(&moments.second)),
+                ]
+            })
+            .collect()
+    }
+
+    /// Takes over an exported state after `steps` steps.
+    pub fn import(&mut self, tensors: &TensorMap, steps: u64, device: &burn::tensor::Device) {
+        let tensor = |t: &HostTensor| {
+            let data = burn::tensor::TensorData::new(t.values.clone(), [t.values.len()]);
+            Tensor::from_data(data, device)
+        };
+        self.steps = steps;
+        self.moments = tensors
+            .iter()
+            .filter_map(|(key, first)| {
+                let name = key.strip_prefix(FIRST)?;
+                let second = tensors.get(&format!("{SECOND}{name}"))?;
+                let moments = Moments {
+                    first: tensor(first),
+                    second: tensor(second),
+                };
+                Some((name.to_owned(), moments))
+            })
+            .collect();
+    }
+
+    fn update<const D: usize>(
+        &mut self,
+        name: String,
+        value: Tensor<D>,
+        gradient: Tensor<D>,
+        lr: f64,
+    ) -> Tensor<D> {
+        let c = &self.config;
+        let scale = c.lr_scales.iter().find(|(prefix, _)| name.starts_with(*prefix));
+        let lr = lr * scale.map_or(1.0, |(_, factor)| *factor);
+        // A learnable scalar is `[1]` here and has no dimensions in the originals, where only
+        // 1-D parameters and biases are spared.
+        let shape = value.shape();
+        let spared = (D == 1 && shape.num_elements() > 1) || name.ends_with(".bias");
+        let decay = 1.0 - lr * if spared { 0.0 } else { c.weight_decay };
+        let [beta1, beta2] = c.betas;
+        let t = self.steps as i32;
+        let (correction1, correction2) = (1.0 - beta1.powi(t), 1.0 - beta2.powi(t));
+
+        let gradient: Tensor<1> = gradient.flatten(0, D - 1);
+        let value: Tensor<1> = value.flatten(0, D - 1);
+        let squared = gradient.clone().square().mul_scalar(1.0 - beta2);
+        let (first, second) = match self.moments.remove(&name) {
+            Some(moments) => (
+                moments.first.mul_scalar(beta1) + gradient.mul_scalar(1.0 - beta1),
+                moments.second.mul_scalar(beta2) + squared,
+            ),
+            None => (gradient.mul_scalar(1.0 - beta1), squared),
+        };
+        let value = match c.order {
+            AdamWOrder::Torch => {
+                let denominator = second
+                    .clone()
+                    .sqrt()
+                    .div_scalar(correction2.sqrt())
+                    .add_scalar(c.eps);
+                let step = first.clone().div(denominator).mul_scalar(lr / correction1);
+                value.mul_scalar(decay) - step
+            }
+            AdamWOrder::Transformers => {
+                let denominator = second.clone().sqrt().add_scalar(c.eps);
+                let rate = lr * correction2.sqrt() / correction1;
+                (value - first.clone().div(denominator).mul_scalar(rate)).mul_scalar(decay)
+            }
+        };
+        self.moments.insert(name, Moments { first, second });
+        value.reshape(shape)
+    }
+}
+
+const FIRST: &str = "optimizer.first.";
+const SECOND: &str = "optimizer.second.";
+
+struct Step<'a> {
+    optimizer: &'a mut AdamW,
+    gradients: GradientsParams,
+    lr: f64,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Step<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.gradients.remove::<D>(param.id) else {
+            return param;
+        };
+        let name = (self.optimizer.name)(&self.path.join("."));
+        param.map(|value| {
+            let tracked = value.is_require_grad();
+            let updated = self.optimizer.update(name, value.inner(), gradient, self.lr);
+            let value = Tensor::from_inner(updated);
+            if tracked { value.require_grad() } else { value }
+        })
+    }
+
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+}
+
+/// Euclidean norm of all gradients together.
+pub fn gradient_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
+    struct SquaredSum<'a> {
+        gradients: &'a GradientsParams,
+        total: f64,
+    }
+    impl ModuleVisitor for SquaredSum<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.get::<D>(param.id) {
+                self.total += f64::from(gradient.square().sum().into_scalar::<f32>());
+            }
+        }
+    }
+    let mut visitor = SquaredSum {
+        gradients,
+        total: 0.0,
+    };
+    module.visit(&mut visitor);
+    visitor.total.sqrt()
+}
+
+/// Multiplies all gradients by `factor`.
+pub fn scale_gradients<M: Module>(module: &M, gradients: &mut GradientsParams, factor: f64) {
+    struct Scale<'a> {
+        gradients: &'a mut GradientsParams,
+        factor: f64,
+    }
+    impl ModuleVisitor for Scale<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+                let scaled = gradient.mul_scalar(self.factor);
+                self.gradients.register(param.id, scaled);
+            }
+        }
+    }
+    module.visit(&mut Scale { gradients, factor });
+}

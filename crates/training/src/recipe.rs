@@ -1,0 +1,445 @@
+//! A recipe is a run: model, data, objectives, optimizer, schedule and evaluation in one TOML
+//! file. Unknown fields are errors; `--set key=value` overrides one; the resolved recipe is stored
+//! in every checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use fitup_data::images::{EvalTransform, Fit, Normalize, RandAugment, TrainTransform};
+use fitup_data::loader::{CaptionChoice, LoaderConfig};
+use fitup_data::sources::SourceSpec;
+use fitup_models::albef::AlbefConfig;
+use fitup_models::objectives::itm::HardNegatives;
+use serde::{Deserialize, Serialize};
+
+use crate::optimizer::OptimizerConfig;
+use crate::schedule::ScheduleConfig;
+
+/// Why a recipe cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The recipe.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown field, a missing field or a wrong type.
+    #[error("{origin}: {reason}")]
+    Parse {
+        /// The file or override it came from.
+        origin: String,
+        /// Line, field and what was expected.
+        reason: String,
+    },
+    /// A value that cannot work.
+    #[error("recipe field {field}: {reason}")]
+    Value {
+        /// The field's path.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+}
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Names the run and its folder.
+    pub name: String,
+    /// Seed of weights, order, augmentation and every draw.
+    #[serde(default)]
+    pub seed: u64,
+    /// Sizes, initial weights.
+    pub model: ModelRecipe,
+    /// Where pairs come from and how they are prepared.
+    pub data: DataRecipe,
+    /// Losses and their switches.
+    #[serde(default)]
+    pub objectives: ObjectivesRecipe,
+    /// AdamW.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// Learning rate and length.
+    pub schedule: ScheduleConfig,
+    /// When to save and evaluate.
+    #[serde(default)]
+    pub run: RunRecipe,
+}
+
+/// The model of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// Which system.
+    pub system: SystemKind,
+    /// Its sizes.
+    pub albef: AlbefConfig,
+    /// Weights to start from (safetensors under official names); absent: drawn from the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_weights: Option<PathBuf>,
+    /// Standard deviation of drawn weights.
+    #[serde(default = "init_std")]
+    pub init_std: f64,
+}
+
+fn init_std() -> f64 {
+    0.02
+}
+
+/// The systems that can be trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SystemKind {
+    /// Align before fuse.
+    Albef,
+}
+
+/// The data of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecipe {
+    /// Training pairs.
+    pub train: SourceSpec,
+    /// Pairs to evaluate on during training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<SourceSpec>,
+    /// `vocab.txt` of the tokenizer; absent: built from the training captions at the start, with
+    /// `model.albef.text.vocab_size` entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<PathBuf>,
+    /// Pairs per step (per micro-batch where gradients are accumulated).
+    pub batch_size: usize,
+    /// Threads that decode and augment.
+    #[serde(default = "two")]
+    pub workers: usize,
+    /// Finished batches kept ready.
+    #[serde(default = "four")]
+    pub prefetch: usize,
+    /// Words kept of a caption.
+    #[serde(default = "thirty")]
+    pub max_words: usize,
+    /// Tokens kept of a caption, `[CLS]` included.
+    #[serde(default = "twenty_five")]
+    pub max_tokens: usize,
+    /// One caption at random each time, or always the first.
+    #[serde(default)]
+    pub caption: CaptionChoice,
+    /// Share of unusable samples at which the run stops.
+    #[serde(default = "twentieth")]
+    pub max_skipped_share: f64,
+    /// Share of the image area that a random crop keeps: least and most.
+    #[serde(default = "crop_scale")]
+    pub crop_scale: [f64; 2],
+    /// Whether images are mirrored at random.
+    #[serde(default = "yes")]
+    pub flip: bool,
+    /// RandAugment; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub randaugment: Option<RandAugment>,
+    /// Stretch to a square, or pad with white.
+    #[serde(default)]
+    pub fit: Fit,
+    /// Probability that a token is masked.
+    #[serde(default = "mask_probability")]
+    pub mask_probability: f64,
+}
+
+fn two() -> usize {
+    2
+}
+fn four() -> usize {
+    4
+}
+fn thirty() -> usize {
+    30
+}
+fn twenty_five() -> usize {
+    25
+}
+fn twentieth() -> f64 {
+    0.05
+}
+fn crop_scale() -> [f64; 2] {
+    [0.2, 1.0]
+}
+fn yes() -> bool {
+    true
+}
+fn mask_probability() -> f64 {
+    0.15
+}
+
+/// The objectives of a run; the ablations of the paper are switches here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectivesRecipe {
+    /// Image-text contrastive loss.
+    pub itc: bool,
+    /// Image-text matching.
+    pub itm: bool,
+    /// Masked language modelling.
+    pub mlm: bool,
+    /// How matching negatives are found.
+    pub hard_negatives: HardNegatives,
+    /// Momentum distillation in the contrastive loss.
+    pub distill_itc: bool,
+    /// Momentum distillation in masked language modelling.
+    pub distill_mlm: bool,
+    /// Share of the momentum model in the targets, reached over the first epoch.
+    pub alpha: f64,
+    /// What counts as the right key in the contrastive loss.
+    pub itc_targets: ItcTargets,
+    /// Momentum of the momentum model.
+    pub momentum: f64,
+    /// Entries of the queue; a multiple of the batch; 0: only this batch.
+    pub queue_size: usize,
+    /// Least and greatest temperature.
+    pub temp_range: [f64; 2],
+    /// Factors on the losses.
+    pub weights: LossWeights,
+}
+
+impl Default for ObjectivesRecipe {
+    fn default() -> Self {
+        Self {
+            itc: true,
+            itm: true,
+            mlm: true,
+            hard_negatives: HardNegatives::Sample,
+            distill_itc: true,
+            distill_mlm: true,
+            alpha: 0.4,
+            itc_targets: ItcTargets::Pair,
+            momentum: 0.995,
+            queue_size: 65_536,
+            temp_range: [0.001, 0.5],
+            weights: LossWeights::default(),
+        }
+    }
+}
+
+/// What counts as the right key in the contrastive loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ItcTargets {
+    /// The pair itself alone, as ALBEF's pre-training.
+    #[default]
+    Pair,
+    /// Every key of the same image, in the batch and in the queue; such pairs are no matching
+    /// negatives either.
+    ImageId,
+}
+
+/// Factors on the losses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossWeights {
+    /// Of the contrastive loss.
+    pub itc: f64,
+    /// Of the matching loss.
+    pub itm: f64,
+    /// Of the masked-word loss.
+    pub mlm: f64,
+}
+
+impl Default for LossWeights {
+    fn default() -> Self {
+        Self {
+            itc: 1.0,
+            itm: 1.0,
+            mlm: 1.0,
+        }
+    }
+}
+
+/// When to save and evaluate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunRecipe {
+    /// Steps; absent: `schedule.epochs` passes over the data.
+    pub steps: Option<u64>,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Newest checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// Steps between evaluations; 0: none.
+    pub evaluate_every: u64,
+    /// Images of the validation set that an evaluation reads; 0: all.
+    pub evaluate_images: usize,
+    /// Candidates that the matching head re-ranks in an evaluation.
+    pub evaluate_k: usize,
+    /// Steps between lines of the log.
+    pub log_every: u64,
+}
+
+impl Default for RunRecipe {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            checkpoint_every: 500,
+            keep_checkpoints: 2,
+            evaluate_every: 1000,
+            evaluate_images: 500,
+            evaluate_k: 16,
+            log_every: 10,
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe file and applies `key.path=value` overrides, values in TOML notation (a bare
+    /// word is taken as a string).
+    ///
+    /// # Errors
+    /// [`RecipeError`], naming the file or override, the field and the fix.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// As [`Recipe::load`], from text; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`RecipeError`].
+    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let parse_error = |origin: &str, reason: String| RecipeError::Parse {
+            origin: origin.to_owned(),
+            reason,
+        };
+        if overrides.is_empty() {
+            // Straight from the text: errors then carry the line.
+            let recipe: Self =
+                toml::from_str(text).map_err(|e| parse_error(origin, e.to_string()))?;
+            return recipe.check();
+        }
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|e| parse_error(origin, e.to_string()))?;
+        for text in overrides {
+            set(&mut table, text).map_err(|reason| parse_error(&format!("--set {text}"), reason))?;
+        }
+        let recipe: Self = toml::Value::Table(table)
+            .try_into()
+            .map_err(|e| parse_error(&format!("{origin} with --set"), e.to_string()))?;
+        recipe.check()
+    }
+
+    /// The resolved recipe as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe holds nothing that TOML cannot")
+    }
+
+    fn check(self) -> Result<Self, RecipeError> {
+        let error = |field: &'static str, reason: String| Err(RecipeError::Value { field, reason });
+        if let Some(problem) = self.model.albef.problem() {
+            return error("model.albef", problem);
+        }
+        let (data, objectives) = (&self.data, &self.objectives);
+        if data.batch_size == 0 {
+            return error("data.batch_size", "must be at least 1".into());
+        }
+        if !objectives.queue_size.is_multiple_of(data.batch_size) {
+            return error(
+                "objectives.queue_size",
+                format!(
+                    "{} must be a multiple of data.batch_size = {}",
+                    objectives.queue_size, data.batch_size
+                ),
+            );
+        }
+        if data.max_tokens > self.model.albef.text.max_position_embeddings {
+            return error(
+                "data.max_tokens",
+                format!(
+                    "{} is more than model.albef.text.max_position_embeddings = {}",
+                    data.max_tokens, self.model.albef.text.max_position_embeddings
+                ),
+            );
+        }
+        let shares = [
+            ("objectives.alpha", objectives.alpha),
+            ("objectives.momentum", objectives.momentum),
+            ("data.mask_probability", data.mask_probability),
+            ("data.max_skipped_share", data.max_skipped_share),
+        ];
+        for (field, value) in shares {
+            if !(0.0..=1.0).contains(&value) {
+                return error(field, format!("{value} must lie in [0, 1]"));
+            }
+        }
+        if !(objectives.itc || objectives.itm || objectives.mlm) {
+            return error("objectives", "switch on at least one of itc, itm, mlm".into());
+        }
+        if self.optimizer.accumulate == 0 {
+            return error("optimizer.accumulate", "must be at least 1".into());
+        }
+        if let Err(e) = self.train_transform().validate() {
+            return error("data", e.to_string());
+        }
+        Ok(self)
+    }
+
+    /// The augmentation of training images.
+    pub fn train_transform(&self) -> TrainTransform {
+        TrainTransform {
+            size: self.model.albef.vision.image_size as u32,
+            scale: self.data.crop_scale,
+            flip: self.data.flip,
+            randaugment: self.data.randaugment.clone(),
+            normalize: Normalize::CLIP,
+            fit: self.data.fit,
+        }
+    }
+
+    /// The transform of images in evaluation and use.
+    pub fn eval_transform(&self) -> EvalTransform {
+        EvalTransform {
+            size: self.model.albef.vision.image_size as u32,
+            normalize: Normalize::CLIP,
+            fit: self.data.fit,
+        }
+    }
+
+    /// Settings of the loader.
+    pub fn loader(&self) -> LoaderConfig {
+        LoaderConfig {
+            batch_size: self.data.batch_size,
+            workers: self.data.workers,
+            queue: self.data.prefetch,
+            seed: self.seed,
+            max_words: self.data.max_words,
+            max_tokens: self.data.max_tokens,
+            caption: self.data.caption,
+            max_skipped_share: self.data.max_skipped_share,
+            ..LoaderConfig::default()
+        }
+    }
+}
+
+/// Puts `a.b.c=value` into the table.
+fn set(table: &mut toml::Table, text: &str) -> Result<(), String> {
+    let Some((key, value)) = text.split_once('=') else {
+        return Err("expected key=value, for example --set schedule.lr=1e-4".into());
+    };
+    let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().unwrap_or_default();
+    let mut here = table;
+    for part in path {
+        here = here
+            .entry(part.to_owned())
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| format!("{part} is a value, not a table"))?;
+    }
+    here.insert(last.to_owned(), value);
+    Ok(())
+}

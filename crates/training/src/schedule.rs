@@ -1,0 +1,195 @@
+//! Learning rate and distillation weight, as functions of the step.
+
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// ALBEF's: in epoch 0 up from `warmup_lr` in `warmup_steps / 100` stairs of 100 steps each,
+    /// then one value per epoch on a cosine over `epochs` (`scheduler/cosine_lr.py` as called by
+    /// `Pretrain.py`).
+    #[default]
+    Albef,
+    /// Linear warm-up over `warmup_steps`, then a cosine over the remaining steps, moving at every
+    /// step.
+    Cosine,
+    /// `lr` throughout.
+    Constant,
+}
+
+/// Learning rate settings of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// How the learning rate moves.
+    #[serde(default)]
+    pub kind: ScheduleKind,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Learning rate at the end.
+    #[serde(default)]
+    pub min_lr: f64,
+    /// Learning rate at the start.
+    #[serde(default)]
+    pub warmup_lr: f64,
+    /// Steps until `lr` is reached.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// Passes over the data.
+    pub epochs: u64,
+}
+
+/// A schedule for a known number of steps per epoch.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    config: ScheduleConfig,
+    steps_per_epoch: u64,
+    total_steps: u64,
+}
+
+/// Steps of one stair of ALBEF's warm-up.
+const STAIR: u64 = 100;
+
+impl Schedule {
+    /// `total_steps` is where the `cosine` schedule ends; normally `epochs * steps_per_epoch`.
+    pub fn new(config: ScheduleConfig, steps_per_epoch: u64, total_steps: u64) -> Self {
+        Self {
+            config,
+            steps_per_epoch: steps_per_epoch.max(1),
+            total_steps,
+        }
+    }
+
+    /// Learning rate of step `step`, counted from 0 over the whole run.
+    pub fn lr(&self, step: u64) -> f64 {
+        let c = &self.config;
+        match c.kind {
+            ScheduleKind::Constant => c.lr,
+            ScheduleKind::Albef => self.albef(step),
+            ScheduleKind::Cosine if step < c.warmup_steps => {
+                let share = (step + 1) as f64 / c.warmup_steps as f64;
+                c.warmup_lr + (c.lr - c.warmup_lr) * share
+            }
+            ScheduleKind::Cosine => {
+                let rest = self.total_steps.saturating_sub(c.warmup_steps).max(1);
+                let share = (step - c.warmup_steps) as f64 / rest as f64;
+                self.cosine(share.min(1.0))
+            }
+        }
+    }
+
+    fn albef(&self, step: u64) -> f64 {
+        let c = &self.config;
+        let epoch = step / self.steps_per_epoch;
+        if epoch > 0 {
+            let epochs = c.epochs.max(1);
+            return if epoch >= epochs {
+                c.min_lr
+            } else {
+                self.cosine(epoch as f64 / epochs as f64)
+            };
+        }
+        // The original sets the stair after the optimizer's step: it counts from the next one.
+        let stair = step.saturating_sub(1) / STAIR;
+        let stairs = c.warmup_steps / STAIR;
+        if stair >= stairs {
+            return c.lr;
+        }
+        c.warmup_lr + stair as f64 * (c.lr - c.warmup_lr) / stairs as f64
+    }
+
+    fn cosine(&self, share: f64) -> f64 {
+        let c = &self.config;
+        c.min_lr + 0.5 * (c.lr - c.min_lr) * (1.0 + (std::f64::consts::PI * share).cos())
+    }
+
+    /// Share of the momentum model in the targets at `step`: `alpha`, reached linearly over the
+    /// first epoch.
+    pub fn alpha(&self, alpha: f64, step: u64) -> f64 {
+        alpha * (step as f64 / self.steps_per_epoch as f64).min(1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn equals_the_recorded_schedules() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/albef_schedule.json");
+        let golden: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let cases = golden["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 3);
+        for case in cases {
+            let s = &case["schedular"];
+            let steps_per_epoch = case["iters_per_epoch"].as_u64().unwrap();
+            let total = case["total_iters"].as_u64().unwrap();
+            let schedule = Schedule::new(
+                ScheduleConfig {
+                    kind: ScheduleKind::Albef,
+                    lr: s["lr"].as_f64().unwrap(),
+                    min_lr: s["min_lr"].as_f64().unwrap(),
+                    warmup_lr: s["warmup_lr"].as_f64().unwrap(),
+                    warmup_steps: s["warmup_epochs"].as_u64().unwrap() * STAIR,
+                    epochs: s["epochs"].as_u64().unwrap(),
+                },
+                steps_per_epoch,
+                total,
+            );
+            let changes: Vec<(u64, f64)> = case["lr_changes"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|c| (c[0].as_u64().unwrap(), c[1].as_f64().unwrap()))
+                .collect();
+            for step in 0..total {
+                let want = changes.iter().rev().find(|(at, _)| *at <= step).unwrap().1;
+                let got = schedule.lr(step);
+                assert!(
+                    (got - want).abs() < 1e-12,
+                    "{} step {step}: {got}, recorded {want}",
+                    case["style"]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn cosine_starts_low_peaks_and_ends_at_the_minimum() {
+        let schedule = Schedule::new(
+            ScheduleConfig {
+                kind: ScheduleKind::Cosine,
+                lr: 1e-3,
+                min_lr: 1e-5,
+                warmup_lr: 0.0,
+                warmup_steps: 10,
+                epochs: 1,
+            },
+            110,
+            110,
+        );
+        assert!((schedule.lr(0) - 1e-4).abs() < 1e-12);
+        assert!((schedule.lr(9) - 1e-3).abs() < 1e-12);
+        assert!((schedule.lr(60) - 5.05e-4).abs() < 1e-9);
+        assert!((schedule.lr(110) - 1e-5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn alpha_ramps_over_the_first_epoch() {
+        let config = ScheduleConfig {
+            kind: ScheduleKind::Constant,
+            lr: 1.0,
+            min_lr: 0.0,
+            warmup_lr: 0.0,
+            warmup_steps: 0,
+            epochs: 2,
+        };
+        let schedule = Schedule::new(config, 5, 10);
+        assert_eq!(schedule.alpha(0.4, 0), 0.0);
+        assert!((schedule.alpha(0.4, 2) - 0.16).abs() < 1e-12);
+        assert_eq!(schedule.alpha(0.4, 7), 0.4);
+    }
+}

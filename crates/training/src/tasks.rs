@@ -1,0 +1,3 @@
+//! What a trained model is used for, and how well it does it.
+
+pub mod retrieval;

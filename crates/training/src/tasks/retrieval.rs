@@ -1,0 +1,396 @@
+//! Image-text retrieval: encoding, ALBEF's two-step ranking, and the official scores.
+
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::convert::Infallible;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use fitup_data::images::{DecodeLimits, EvalTransform};
+use fitup_data::loader::load_images;
+use fitup_data::sources::Source;
+use fitup_data::text::{Tokenizer, pre_caption};
+use fitup_index::matrix::ScoreMatrix;
+use fitup_index::metrics::{
+    GroundTruth, MetricsError, RetrievalMetrics, itm_eval, recall_with_equal_texts,
+};
+use fitup_index::rerank::{FinalScore, candidates, rescore};
+use fitup_models::albef::Albef;
+use fitup_models::layers::bert::ImageKeysValues;
+use serde::{Deserialize, Serialize};
+
+/// Images or texts encoded at a time.
+const CHUNK: usize = 64;
+
+/// Why an evaluation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RetrievalError {
+    /// An image of the set cannot be used; leaving it out would change the score.
+    #[error("{key}: {reason}; an evaluation needs every image: repair it or take it out of the list")]
+    Image {
+        /// The record.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A record without a usable caption.
+    #[error("{key}: no caption is left after cleaning; repair it or take it out of the list")]
+    Caption {
+        /// The record.
+        key: String,
+    },
+    /// Nothing to evaluate.
+    #[error("{0}: no images")]
+    Empty(String),
+    /// The scores cannot be computed.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// A score that is not a number.
+    #[error("re-ranking: {0}")]
+    Rescore(String),
+}
+
+/// Which captions of a record are queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Texts {
+    /// The first.
+    First,
+    /// All, as COCO and Flickr30K are evaluated.
+    All,
+}
+
+/// Settings of an evaluation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Images read, from the first; 0: all.
+    pub images: usize,
+    /// Which captions are queries.
+    pub texts: Texts,
+    /// Candidates per query that the matching head re-ranks; 0: contrastive ranking alone.
+    pub k: usize,
+    /// Threads that decode.
+    pub workers: usize,
+    /// Words kept of a caption.
+    pub max_words: usize,
+    /// Tokens kept of a caption.
+    pub max_tokens: usize,
+}
+
+/// Scores of one evaluation, with what they are scores of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetrievalResult {
+    /// How many images and texts, which captions, how ranked.
+    pub protocol: String,
+    /// Images.
+    pub images: usize,
+    /// Texts.
+    pub texts: usize,
+    /// Candidates re-ranked per query.
+    pub k: usize,
+    /// Contrastive ranking alone, official measure.
+    pub itc: RetrievalMetrics,
+    /// Re-ranked by matching, official measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reranked: Option<RetrievalMetrics>,
+    /// Re-ranked (or, with k = 0, contrastive), where a text is right with every picture that
+    /// carries that very caption.
+    pub equal_texts: RetrievalMetrics,
+}
+
+/// A model with what it needs to read images and texts.
+#[derive(Debug)]
+pub struct Scorer<'a> {
+    /// The model on the plain device.
+    pub model: &'a Albef,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Its image transform.
+    pub transform: EvalTransform,
+    /// Where it lives.
+    pub device: &'a Device,
+}
+
+/// Encoded images.
+#[derive(Clone, Debug)]
+pub struct EncodedImages {
+    /// Unit rows, `[images, embed_dim]`.
+    pub embed: Tensor<2>,
+    /// `[images, 1 + patches, width]`.
+    pub tokens: Tensor<3>,
+}
+
+/// Encoded texts, all padded to one length.
+#[derive(Clone, Debug)]
+pub struct EncodedTexts {
+    /// Unit rows, `[texts, embed_dim]`.
+    pub embed: Tensor<2>,
+    /// `[texts, longest, width]`.
+    pub tokens: Tensor<3>,
+    /// Additive padding mask, `[texts, 1, longest]`.
+    pub mask: Tensor<3>,
+    /// Tokens of each text.
+    pub lengths: Vec<usize>,
+}
+
+impl Scorer<'_> {
+    /// Encodes prepared images, each `[3, size, size]` as the transform gives them.
+    pub fn encode_images(&self, images: &[Vec<f32>]) -> EncodedImages {
+        let side = self.transform.size as usize;
+        let (mut embed, mut tokens) = (Vec::new(), Vec::new());
+        for chunk in images.chunks(CHUNK) {
+            let data = TensorData::new(chunk.concat(), [chunk.len(), 3, side, side]);
+            let features = self
+                .model
+                .encoders
+                .encode_image(Tensor::from_data(data, self.device));
+            embed.push(features.embed);
+            tokens.push(features.tokens);
+        }
+        EncodedImages {
+            embed: Tensor::cat(embed, 0),
+            tokens: Tensor::cat(tokens, 0),
+        }
+    }
+
+    /// Encodes cleaned texts. Texts of similar length are encoded together; the order given is
+    /// kept.
+    pub fn encode_texts(&self, texts: &[String], max_tokens: usize) -> EncodedTexts {
+        let ids: Vec<Vec<i64>> = texts
+            .iter()
+            .map(|text| self.tokenizer.encode(text, max_tokens))
+            .collect();
+        let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(1);
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|i| lengths[*i]);
+        let (mut embed, mut tokens, mut mask) = (Vec::new(), Vec::new(), Vec::new());
+        for chunk in order.chunks(CHUNK) {
+            let rows: Vec<&[i64]> = chunk.iter().map(|i| ids[*i].as_slice()).collect();
+            let batch = self.tokenizer.pad(&rows, 0);
+            let features = self.model.encoders.encode_text(
+                self.ints(batch.input_ids, [chunk.len(), batch.length]),
+                self.ints(batch.attention_mask, [chunk.len(), batch.length]),
+                None,
+            );
+            let missing = longest - batch.length;
+            embed.push(features.embed);
+            tokens.push(pad(features.tokens, 1, missing, 0.0));
+            mask.push(pad(features.mask, 2, missing, -10_000.0));
+        }
+        let mut back = vec![0i64; texts.len()];
+        for (row, text) in order.iter().enumerate() {
+            back[*text] = row as i64;
+        }
+        let back = self.ints(back, [texts.len()]);
+        EncodedTexts {
+            embed: Tensor::cat(embed, 0).select(0, back.clone()),
+            tokens: Tensor::cat(tokens, 0).select(0, back.clone()),
+            mask: Tensor::cat(mask, 0).select(0, back),
+            lengths,
+        }
+    }
+
+    /// Matching logits (column 1) of one image against `chosen` texts. The image's keys and
+    /// values are computed once for all of them.
+    pub fn match_texts(
+        &self,
+        image: &ImageKeysValues,
+        texts: &EncodedTexts,
+        chosen: &[usize],
+    ) -> Vec<f32> {
+        let mut scores = vec![0.0; chosen.len()];
+        let mut order: Vec<usize> = (0..chosen.len()).collect();
+        order.sort_by_key(|i| texts.lengths[chosen[*i]]);
+        for chunk in order.chunks(CHUNK) {
+            let rows: Vec<i64> = chunk.iter().map(|i| chosen[*i] as i64).collect();
+            let length = chunk.iter().map(|i| texts.lengths[chosen[*i]]).max();
+            let length = length.unwrap_or(1);
+            let rows = self.ints(rows, [chunk.len()]);
+            let tokens = texts.tokens.clone().select(0, rows.clone());
+            let mask = texts.mask.clone().select(0, rows);
+            let image = image.map(|x| {
+                let [_, tokens, width] = x.dims();
+                x.expand([chunk.len(), tokens, width])
+            });
+            let logits = self.model.itm_logits(
+                tokens.narrow(1, 0, length),
+                mask.narrow(2, 0, length),
+                &image,
+                None,
+            );
+            let logits = host(logits.narrow(1, 1, 1));
+            for (i, score) in chunk.iter().zip(logits) {
+                scores[*i] = score;
+            }
+        }
+        scores
+    }
+
+    /// Keys and values of image number `index`, for [`Scorer::match_texts`].
+    pub fn image_keys_values(&self, images: &EncodedImages, index: usize) -> ImageKeysValues {
+        let tokens = images.tokens.clone().narrow(0, index, 1);
+        self.model.encoders.image_keys_values(tokens)
+    }
+
+    fn ints<const D: usize>(&self, values: Vec<i64>, shape: [usize; D]) -> Tensor<D, Int> {
+        Tensor::from_data(TensorData::new(values, shape), self.device)
+    }
+}
+
+/// Appends `count` entries of `value` along `dim`.
+fn pad(x: Tensor<3>, dim: usize, count: usize, value: f32) -> Tensor<3> {
+    if count == 0 {
+        return x;
+    }
+    let mut shape = x.dims();
+    shape[dim] = count;
+    let filler = Tensor::full(shape, value, &x.device());
+    Tensor::cat(vec![x, filler], dim)
+}
+
+fn host(x: Tensor<2>) -> Vec<f32> {
+    x.into_data()
+        .convert::<f32>()
+        .try_to_vec()
+        .expect("converted to float32 the line before")
+}
+
+/// Evaluates retrieval both ways on a source. `progress` is told the phase, what is done and how
+/// much there is.
+///
+/// # Errors
+/// [`RetrievalError`]: every image and caption must be usable, since a skipped one would change
+/// the score.
+pub fn evaluate(
+    scorer: &Scorer<'_>,
+    source: &dyn Source,
+    settings: &Settings,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<RetrievalResult, RetrievalError> {
+    let count = match settings.images {
+        0 => source.len(),
+        most => most.min(source.len()),
+    };
+    if count == 0 {
+        return Err(RetrievalError::Empty(source.describe()));
+    }
+    let (mut texts, mut txt2img) = (Vec::new(), Vec::new());
+    let (mut embed, mut tokens) = (Vec::new(), Vec::new());
+    for start in (0..count).step_by(CHUNK) {
+        progress("images", start, count);
+        let range = start..(start + CHUNK).min(count);
+        let loaded = load_images(
+            source,
+            range.clone(),
+            &scorer.transform,
+            &DecodeLimits::default(),
+            settings.workers,
+        );
+        let mut pixels = Vec::with_capacity(loaded.len());
+        for (index, image) in range.zip(loaded) {
+            let image = image.map_err(|skipped| RetrievalError::Image {
+                key: skipped.key,
+                reason: skipped.detail,
+            })?;
+            let cleaned = image
+                .captions
+                .iter()
+                .filter_map(|caption| pre_caption(caption, settings.max_words));
+            let before = texts.len();
+            match settings.texts {
+                Texts::First => texts.extend(cleaned.take(1)),
+                Texts::All => texts.extend(cleaned),
+            }
+            if texts.len() == before {
+                return Err(RetrievalError::Caption { key: image.key });
+            }
+            txt2img.resize(texts.len(), index);
+            pixels.push(image.pixels);
+        }
+        let encoded = scorer.encode_images(&pixels);
+        embed.push(encoded.embed);
+        tokens.push(encoded.tokens);
+    }
+    let images = EncodedImages {
+        embed: Tensor::cat(embed, 0),
+        tokens: Tensor::cat(tokens, 0),
+    };
+    progress("texts", 0, texts.len());
+    let encoded = scorer.encode_texts(&texts, settings.max_tokens);
+    let sim = images
+        .embed
+        .clone()
+        .matmul(encoded.embed.clone().transpose());
+    let i2t = ScoreMatrix::new(host(sim), texts.len());
+    let t2i = i2t.transposed();
+    let truth = GroundTruth::new(txt2img, count)?;
+    let itc = itm_eval(&i2t, &t2i, &truth)?;
+
+    let reranked = match settings.k {
+        0 => None,
+        k => Some(rerank(scorer, &images, &encoded, (&i2t, &t2i), k, progress)?),
+    };
+    let official = match &reranked {
+        None => None,
+        Some((i2t, t2i)) => Some(itm_eval(i2t, t2i, &truth)?),
+    };
+    let (final_i2t, final_t2i) = reranked.as_ref().map_or((&i2t, &t2i), |(a, b)| (a, b));
+    let equal_texts = recall_with_equal_texts(final_i2t, final_t2i, &truth, &texts)?;
+    let which = match settings.texts {
+        Texts::First => "first caption of each",
+        Texts::All => "all captions",
+    };
+    let ranking = match settings.k {
+        0 => "contrastive ranking".to_owned(),
+        k => format!("contrastive top {k} re-ranked by matching"),
+    };
+    Ok(RetrievalResult {
+        protocol: format!("{count} images, {} texts ({which}), {ranking}", texts.len()),
+        images: count,
+        texts: texts.len(),
+        k: settings.k,
+        itc,
+        reranked: official,
+        equal_texts,
+    })
+}
+
+/// Second step of ALBEF's ranking, both ways. The pairs that either direction asks for are scored
+/// image by image, each pair once.
+fn rerank(
+    scorer: &Scorer<'_>,
+    images: &EncodedImages,
+    texts: &EncodedTexts,
+    (i2t, t2i): (&ScoreMatrix, &ScoreMatrix),
+    k: usize,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<(ScoreMatrix, ScoreMatrix), RetrievalError> {
+    let (of_images, of_texts) = (candidates(i2t, k), candidates(t2i, k));
+    let mut wanted: Vec<BTreeSet<usize>> = of_images
+        .iter()
+        .map(|texts| texts.iter().copied().collect())
+        .collect();
+    for (text, images) in of_texts.iter().enumerate() {
+        for image in images {
+            wanted[*image].insert(text);
+        }
+    }
+    let mut scores: HashMap<(usize, usize), f32> = HashMap::new();
+    for (image, chosen) in wanted.iter().enumerate() {
+        progress("re-ranking", image, wanted.len());
+        let chosen: Vec<usize> = chosen.iter().copied().collect();
+        let kv = scorer.image_keys_values(images, image);
+        let found = scorer.match_texts(&kv, texts, &chosen);
+        scores.extend(chosen.iter().zip(found).map(|(text, s)| ((image, *text), s)));
+    }
+    let look_up = |pair: (usize, usize)| scores.get(&pair).copied().unwrap_or(f32::NEG_INFINITY);
+    let i2t = rescore(i2t, &of_images, FinalScore::Matching, |image, texts| {
+        Ok::<_, Infallible>(texts.iter().map(|text| look_up((image, *text))).collect())
+    })
+    .map_err(|e| RetrievalError::Rescore(e.to_string()))?;
+    let t2i = rescore(t2i, &of_texts, FinalScore::Matching, |text, images| {
+        Ok::<_, Infallible>(images.iter().map(|image| look_up((*image, text))).collect())
+    })
+    .map_err(|e| RetrievalError::Rescore(e.to_string()))?;
+    Ok((i2t, t2i))
+}

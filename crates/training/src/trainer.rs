@@ -1,0 +1,555 @@
+//! The training loop, read top to bottom. It knows nothing of models: a system is a [`Pretrain`].
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, Tensor};
+use fitup_data::loader::{Loader, LoaderError, PairBatch, Position, SkipReport};
+use fitup_data::sources::{self, Source, SourceError};
+use fitup_data::text::{Tokenizer, TokenizerError, build_vocabulary, pre_caption};
+use fitup_models::weights::{self, Precision, TensorMap, WeightsError};
+use serde::{Deserialize, Serialize};
+
+use crate::albef::AlbefPretrain;
+use crate::checkpoint::{self, Checkpoint, CheckpointError, Progress};
+use crate::metrics::{Event, MetricsError, MetricsLog};
+use crate::optimizer::{AdamW, gradient_norm, scale_gradients};
+use crate::recipe::Recipe;
+use crate::schedule::Schedule;
+use crate::tasks::retrieval::{self, RetrievalError};
+
+/// What a system brings to the trainer: its losses, and what moves along with it from step to
+/// step (momentum model, queue).
+pub trait Pretrain {
+    /// What the optimizer trains.
+    type Model: Module;
+
+    /// The model as it is.
+    fn model(&self) -> &Self::Model;
+    /// Replaces the model by a changed one.
+    fn map_model(&mut self, change: impl FnOnce(Self::Model) -> Self::Model);
+    /// Official name of a parameter path.
+    fn parameter_name(path: &str) -> String;
+    /// What happens once per optimizer step before the losses.
+    fn begin_step(&mut self);
+    /// Losses of one batch. Every random draw follows from `draw_seed`; `alpha` is the share of
+    /// the momentum model in soft targets.
+    fn losses(&mut self, batch: &PairBatch, draw_seed: u64, alpha: f64) -> StepLosses;
+    /// All tensors of the run except the optimizer's, under official names.
+    fn export(&self) -> TensorMap;
+    /// Writes what is not a tensor into the progress.
+    fn save_progress(&self, progress: &mut Progress);
+    /// Takes it back.
+    fn load_progress(&mut self, progress: &Progress);
+}
+
+/// The loss to differentiate, and the numbers to show.
+#[derive(Debug)]
+pub struct StepLosses {
+    /// Weighted sum, `[1]`; absent when the batch gives nothing to learn (no token masked and no
+    /// other objective).
+    pub total: Option<Tensor<1>>,
+    /// Unweighted losses and rates.
+    pub numbers: StepNumbers,
+}
+
+/// Numbers of one step; absent ones were not computed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepNumbers {
+    /// Weighted sum of the losses.
+    pub total: f64,
+    /// Contrastive loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub itc: Option<f64>,
+    /// Matching loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub itm: Option<f64>,
+    /// Masked-word loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlm: Option<f64>,
+    /// Share of matching decisions that are right, `[0, 1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub itm_accuracy: Option<f64>,
+    /// Share of images whose best text inside the batch is their own, `[0, 1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_r1: Option<f64>,
+    /// Temperature.
+    pub temp: f64,
+}
+
+/// Why a run stopped before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The data cannot be opened.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Too many bad samples, or a setting that does not fit the data.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// The vocabulary cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A checkpoint cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Initial weights do not fit.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The log cannot be written.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The evaluation failed.
+    #[error(transparent)]
+    Retrieval(#[from] RetrievalError),
+    /// The run folder cannot be used.
+    #[error("{path}: {reason}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A loss that is not a number.
+    #[error(
+        "step {step}: the loss is {loss}; lower schedule.lr, or set optimizer.clip_norm = 1.0 and resume from the last checkpoint"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+    },
+    /// The vocabulary is larger than the model's.
+    #[error("vocabulary: {got} tokens, but model.albef.text.vocab_size is {expected}")]
+    VocabularySize {
+        /// `vocab_size` of the recipe.
+        expected: usize,
+        /// Tokens in the vocabulary.
+        got: usize,
+    },
+}
+
+/// What the loop tells whoever shows it.
+pub trait Observer {
+    /// Before the first step: steps already taken and in all, pairs per step, a line on the data.
+    fn begin(&mut self, _start: u64, _total: u64, _pairs_per_step: u64, _data: &str) {}
+    /// After every step.
+    fn step(&mut self, _event: &Event) {}
+    /// After an evaluation.
+    fn evaluation(&mut self, _event: &Event) {}
+    /// After a checkpoint was written.
+    fn checkpoint(&mut self, _path: &Path) {}
+    /// At the end: what was skipped in this process.
+    fn end(&mut self, _skipped: &SkipReport) {}
+}
+
+/// Shows nothing.
+impl Observer for () {}
+
+/// Settings of a run that are not part of the recipe.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Folder of the run: `recipe.toml`, `metrics.jsonl`, `checkpoints/`, `model.safetensors`,
+    /// `report.html`.
+    pub folder: PathBuf,
+    /// Go on from the newest checkpoint there.
+    pub resume: bool,
+    /// Compute device, not autodiff.
+    pub device: Device,
+    /// Set from outside (Ctrl-C): the loop saves a checkpoint and returns.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps were taken.
+    Finished,
+    /// It was asked to stop; the newest checkpoint is where it stands.
+    Stopped,
+}
+
+/// Trains as the recipe says.
+///
+/// # Errors
+/// [`TrainError`]. What was reached until the last checkpoint is kept.
+pub fn pretrain(
+    recipe: &Recipe,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, TrainError> {
+    let checkpoints = options.folder.join("checkpoints");
+    let newest = checkpoint::list(&checkpoints)?.pop();
+    let start = match (&newest, options.resume) {
+        (Some((_, path)), true) => Some(Checkpoint::read(path)?),
+        (Some((step, _)), false) => {
+            let reason = format!(
+                "holds a run at step {step}; continue it with --resume, or choose another folder with --out"
+            );
+            return Err(TrainError::Folder {
+                path: options.folder.clone(),
+                reason,
+            });
+        }
+        (None, _) => None,
+    };
+    std::fs::create_dir_all(&checkpoints).map_err(|e| TrainError::Folder {
+        path: checkpoints.clone(),
+        reason: e.to_string(),
+    })?;
+    if let Some(checkpoint) = &start
+        && let Some(reason) = difference(&checkpoint.recipe, recipe)
+    {
+        return Err(TrainError::Folder {
+            path: options.folder.clone(),
+            reason,
+        });
+    }
+
+    let source: Arc<dyn Source> = Arc::from(sources::open(&recipe.data.train)?);
+    let vocabulary = match &start {
+        Some(checkpoint) => checkpoint.vocabulary.clone(),
+        None => vocabulary(recipe, source.as_ref())?,
+    };
+    let tokenizer = Arc::new(Tokenizer::from_vocabulary(vocabulary)?);
+    let expected = recipe.model.albef.text.vocab_size;
+    if tokenizer.vocab_size() > expected {
+        return Err(TrainError::VocabularySize {
+            expected,
+            got: tokenizer.vocab_size(),
+        });
+    }
+    let initial = match (&start, &recipe.model.init_weights) {
+        (None, Some(path)) => Some(weights::read(path)?.0),
+        _ => None,
+    };
+    let tensors = start.as_ref().map(|c| &c.tensors).or(initial.as_ref());
+    let mut system = AlbefPretrain::new(recipe, tokenizer.special(), tensors, &options.device)?;
+    let progress = start.as_ref().and_then(|c| c.progress.clone());
+    let progress = progress.unwrap_or_default();
+    if start.is_some() {
+        system.load_progress(&progress);
+    }
+    let mut optimizer = AdamW::new(
+        recipe.optimizer.clone(),
+        <AlbefPretrain as Pretrain>::parameter_name,
+    );
+    if let Some(checkpoint) = &start {
+        optimizer.import(&checkpoint.tensors, progress.step, &options.device);
+    }
+    drop((start, initial));
+
+    let mut run = Run {
+        recipe,
+        options,
+        loader: Loader::new(
+            source.clone(),
+            Arc::new(recipe.train_transform()),
+            tokenizer.clone(),
+            recipe.loader(),
+            progress.position,
+        )?,
+        tokenizer,
+        log: MetricsLog::open(&options.folder.join("metrics.jsonl"), progress.step)?,
+        checkpoints,
+        step: progress.step,
+        position: progress.position,
+        seconds: 0.0,
+    };
+    write_text(&options.folder.join("recipe.toml"), &recipe.to_toml())?;
+    run.seconds = run.seconds_before()?;
+    run.train(&mut system, &mut optimizer, &source.describe(), observer)
+}
+
+/// Why a run cannot be continued under another recipe; steps, evaluation and loader threads may
+/// change.
+fn difference(before: &Recipe, now: &Recipe) -> Option<String> {
+    let essential = |recipe: &Recipe| {
+        let mut recipe = recipe.clone();
+        recipe.run = Default::default();
+        recipe.data.workers = 0;
+        recipe.data.prefetch = 0;
+        recipe.data.validation = None;
+        recipe.model.init_weights = None;
+        recipe.to_toml()
+    };
+    let (before, now) = (essential(before), essential(now));
+    let changed = before.lines().zip(now.lines()).find(|(a, b)| a != b);
+    match changed {
+        Some((a, b)) => Some(format!(
+            "the run was started with `{a}`, the recipe now says `{b}`; resume with the same recipe, or choose another folder with --out"
+        )),
+        None if before != now => Some(
+            "the recipe has other fields than the run was started with; resume with the same recipe, or choose another folder with --out".into(),
+        ),
+        None => None,
+    }
+}
+
+/// The recipe's vocabulary file, or one built from the training captions.
+fn vocabulary(recipe: &Recipe, source: &dyn Source) -> Result<Vec<String>, TrainError> {
+    if let Some(path) = &recipe.data.vocabulary {
+        return Ok(Tokenizer::from_file(path)?.vocabulary().to_vec());
+    }
+    let mut captions = Vec::new();
+    for index in 0..source.len() {
+        // A record that cannot be read is counted and named when the loader meets it.
+        let Ok(texts) = source.texts(index) else {
+            continue;
+        };
+        let cleaned = texts.captions.iter();
+        captions.extend(cleaned.filter_map(|c| pre_caption(c, recipe.data.max_words)));
+    }
+    let size = recipe.model.albef.text.vocab_size;
+    Ok(build_vocabulary(
+        captions.iter().map(String::as_str),
+        size,
+    ))
+}
+
+fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let written = tempfile::NamedTempFile::new_in(folder).and_then(|file| {
+        std::fs::write(file.path(), text)?;
+        file.persist(path).map_err(|e| e.error)
+    });
+    written.map(|_| ()).map_err(|e| TrainError::Folder {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+/// A run on its way.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    options: &'a RunOptions,
+    loader: Loader,
+    tokenizer: Arc<Tokenizer>,
+    log: MetricsLog,
+    checkpoints: PathBuf,
+    step: u64,
+    position: Position,
+    /// Seconds of training so far.
+    seconds: f64,
+}
+
+impl Run<'_> {
+    fn train(
+        &mut self,
+        system: &mut AlbefPretrain,
+        optimizer: &mut AdamW,
+        data: &str,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, TrainError> {
+        let recipe = self.recipe;
+        let run = &recipe.run;
+        let accumulate = recipe.optimizer.accumulate;
+        let steps_per_epoch = (self.loader.batches_per_epoch() / accumulate).max(1);
+        let total = run
+            .steps
+            .unwrap_or(recipe.schedule.epochs * steps_per_epoch);
+        let schedule = Schedule::new(recipe.schedule.clone(), steps_per_epoch, total);
+        let pairs_per_step = recipe.data.batch_size as u64 * accumulate;
+        observer.begin(self.step, total, pairs_per_step, data);
+
+        let mut since_log = (Instant::now(), 0u64);
+        while self.step < total {
+            if self.options.stop.load(Ordering::Relaxed) {
+                self.save(system, optimizer, observer)?;
+                observer.end(&self.loader.report());
+                return Ok(Outcome::Stopped);
+            }
+            let started = Instant::now();
+            let lr = schedule.lr(self.step);
+            let alpha = schedule.alpha(recipe.objectives.alpha, self.step);
+            let (numbers, gradient_norm) = self.step(system, optimizer, lr, alpha)?;
+            self.step += 1;
+            self.seconds += started.elapsed().as_secs_f64();
+            since_log.1 += pairs_per_step;
+
+            let event = Event::Step {
+                step: self.step,
+                epoch: (self.step - 1) / steps_per_epoch,
+                numbers,
+                lr,
+                alpha,
+                gradient_norm,
+                pairs_per_second: since_log.1 as f64 / since_log.0.elapsed().as_secs_f64(),
+                seconds: self.seconds,
+            };
+            observer.step(&event);
+            if self.step.is_multiple_of(run.log_every.max(1)) || self.step == total {
+                self.log.write(&event)?;
+                since_log = (Instant::now(), 0);
+            }
+            let step = self.step;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            if due(run.evaluate_every) || (run.evaluate_every > 0 && self.step == total) {
+                self.evaluate(system, observer)?;
+                since_log = (Instant::now(), 0);
+            }
+            if due(run.checkpoint_every) || self.step == total {
+                self.save(system, optimizer, observer)?;
+            }
+        }
+        let report = self.loader.report();
+        if report.skipped > 0 {
+            self.log.write(&Event::Skipped {
+                step: self.step,
+                skipped: report.skipped,
+                seen: report.seen,
+                report: report.to_string(),
+            })?;
+        }
+        observer.end(&report);
+        Ok(Outcome::Finished)
+    }
+
+    /// One optimizer step over `accumulate` micro-batches.
+    fn step(
+        &mut self,
+        system: &mut AlbefPretrain,
+        optimizer: &mut AdamW,
+        lr: f64,
+        alpha: f64,
+    ) -> Result<(StepNumbers, Option<f64>), TrainError> {
+        let config = &self.recipe.optimizer;
+        let mut accumulator = GradientsAccumulator::new();
+        let mut numbers = Vec::new();
+        system.begin_step();
+        for micro in 0..config.accumulate {
+            let batch = self.loader.next_batch()?;
+            self.position = batch.next;
+            let draw_seed = draw_seed(self.recipe.seed, self.step, micro);
+            let losses = system.losses(&batch, draw_seed, alpha);
+            if !losses.numbers.total.is_finite() {
+                return Err(TrainError::NotFinite {
+                    step: self.step,
+                    loss: losses.numbers.total,
+                });
+            }
+            numbers.push(losses.numbers);
+            let Some(total) = losses.total else { continue };
+            let gradients = total.div_scalar(config.accumulate as f64).backward();
+            let gradients = GradientsParams::from_grads(gradients, system.model());
+            accumulator.accumulate(system.model(), gradients);
+        }
+        let mut gradients = accumulator.grads();
+        let norm = config.clip_norm.map(|most| {
+            let norm = gradient_norm(system.model(), &gradients);
+            if norm > most {
+                scale_gradients(system.model(), &mut gradients, most / norm);
+            }
+            norm
+        });
+        system.map_model(|model| optimizer.step(model, gradients, lr));
+        Ok((mean(numbers), norm))
+    }
+
+    fn evaluate(
+        &mut self,
+        system: &AlbefPretrain,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let Some(spec) = &self.recipe.data.validation else {
+            return Ok(());
+        };
+        let started = Instant::now();
+        let source = sources::open(spec)?;
+        let model = system.model().valid();
+        let run = &self.recipe.run;
+        let settings = retrieval::Settings {
+            images: run.evaluate_images,
+            texts: retrieval::Texts::First,
+            k: run.evaluate_k,
+            workers: self.recipe.data.workers,
+            max_words: self.recipe.data.max_words,
+            max_tokens: self.recipe.data.max_tokens,
+        };
+        let engine = retrieval::Scorer {
+            model: &model,
+            tokenizer: &self.tokenizer,
+            transform: self.recipe.eval_transform(),
+            device: &self.options.device,
+        };
+        let result = retrieval::evaluate(&engine, source.as_ref(), &settings, &mut |_, _, _| {})?;
+        let event = Event::Evaluation {
+            step: self.step,
+            result: Box::new(result),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        observer.evaluation(&event);
+        self.log.write(&event)?;
+        Ok(())
+    }
+
+    fn save(
+        &mut self,
+        system: &AlbefPretrain,
+        optimizer: &AdamW,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let mut progress = Progress {
+            step: self.step,
+            position: self.position,
+            ..Progress::default()
+        };
+        system.save_progress(&mut progress);
+        let mut tensors = system.export();
+        tensors.extend(optimizer.export());
+        let checkpoint = Checkpoint {
+            recipe: self.recipe.clone(),
+            vocabulary: self.tokenizer.vocabulary().to_vec(),
+            progress: Some(progress),
+            tensors,
+        };
+        let path = checkpoint::path_of_step(&self.checkpoints, self.step);
+        checkpoint.write(&path, Precision::F32)?;
+        checkpoint::prune(&self.checkpoints, self.recipe.run.keep_checkpoints)?;
+        let model = self.options.folder.join("model.safetensors");
+        checkpoint.for_use().write(&model, Precision::F32)?;
+        observer.checkpoint(&path);
+        Ok(())
+    }
+
+    /// Seconds of training that the log of earlier processes tells of.
+    fn seconds_before(&self) -> Result<f64, TrainError> {
+        let events = crate::metrics::read(&self.options.folder.join("metrics.jsonl"))?;
+        let last = events.iter().rev().find_map(|event| match event {
+            Event::Step { seconds, .. } => Some(*seconds),
+            _ => None,
+        });
+        Ok(last.unwrap_or(0.0))
+    }
+}
+
+/// Seed of a micro-batch's draws: a function of the run's seed and the step alone, so that a
+/// resumed run draws what it would have drawn.
+fn draw_seed(seed: u64, step: u64, micro: u64) -> u64 {
+    let mixed = seed
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(step)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ (micro << 48) ^ (mixed >> 31)
+}
+
+fn mean(numbers: Vec<StepNumbers>) -> StepNumbers {
+    let n = numbers.len() as f64;
+    let over = |part: fn(&StepNumbers) -> Option<f64>| {
+        let values: Vec<f64> = numbers.iter().filter_map(part).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    StepNumbers {
+        total: numbers.iter().map(|x| x.total).sum::<f64>() / n,
+        itc: over(|x| x.itc),
+        itm: over(|x| x.itm),
+        mlm: over(|x| x.mlm),
+        itm_accuracy: over(|x| x.itm_accuracy),
+        batch_r1: over(|x| x.batch_r1),
+        temp: numbers.last().map_or(0.0, |x| x.temp),
+    }
+}
