@@ -2,8 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::masking;
 use fitup_data::text::SpecialIds;
+use fitup_data::text::masking;
 use fitup_models::albef::{
     Albef, AlbefEncoders, ItcMemory, NegativeDraw, PretrainBatch, PretrainObjectives,
     PretrainOutput,
@@ -32,6 +32,8 @@ pub struct AlbefPretrain {
     mask_probability: f64,
     special: SpecialIds,
     vocab_size: usize,
+    /// Whether this step trains matching and masked words.
+    fusing: bool,
     device: Device,
 }
 
@@ -85,6 +87,7 @@ impl AlbefPretrain {
             mask_probability: recipe.data.mask_probability,
             special,
             vocab_size: config.text.vocab_size,
+            fusing: true,
             device: device.clone(),
         })
     }
@@ -122,8 +125,8 @@ impl AlbefPretrain {
         });
         let objectives = PretrainObjectives {
             itc,
-            itm: o.itm.then_some(negatives),
-            mlm: o.mlm,
+            itm: (o.itm && self.fusing).then_some(negatives),
+            mlm: o.mlm && self.fusing,
             alpha_itc: if o.distill_itc { alpha } else { 0.0 },
             alpha_mlm: if o.distill_mlm { alpha } else { 0.0 },
         };
@@ -149,9 +152,7 @@ impl Pretrain for AlbefPretrain {
     type Model = Albef;
 
     fn model(&self) -> &Albef {
-        self.model
-            .as_ref()
-            .expect("absent only inside `map_model`")
+        self.model.as_ref().expect("absent only inside `map_model`")
     }
 
     fn map_model(&mut self, change: impl FnOnce(Albef) -> Albef) {
@@ -164,12 +165,13 @@ impl Pretrain for AlbefPretrain {
 
     /// The original does both inside `forward`: the temperature is clamped, then the momentum
     /// model moves.
-    fn begin_step(&mut self) {
+    fn begin_step(&mut self, step: u64) {
+        self.fusing = step >= self.objectives.fusion_start;
         let [least, greatest] = self.objectives.temp_range;
         self.map_model(|mut model| {
-            model.temp = model.temp.map(|temp| {
-                Tensor::from_inner(temp.inner().clamp(least, greatest)).require_grad()
-            });
+            model.temp = model
+                .temp
+                .map(|temp| Tensor::from_inner(temp.inner().clamp(least, greatest)).require_grad());
             model
         });
         let teacher = self.momentum.clone();

@@ -93,7 +93,10 @@ impl Checkpoint {
         };
         let format = field("fitup.format")?;
         if format != FORMAT {
-            return Err(problem("fitup.format", format!("is {format}, expected {FORMAT}")));
+            return Err(problem(
+                "fitup.format",
+                format!("is {format}, expected {FORMAT}"),
+            ));
         }
         let origin = format!("{} (recipe inside)", path.display());
         let recipe = Recipe::parse(field("fitup.recipe")?, &origin, &[]);
@@ -165,7 +168,10 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(io)?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
         let step = name
             .strip_prefix("step-")
             .and_then(|n| n.strip_suffix(".safetensors"))

@@ -148,7 +148,10 @@ impl AdamW {
         lr: f64,
     ) -> Tensor<D> {
         let c = &self.config;
-        let scale = c.lr_scales.iter().find(|(prefix, _)| name.starts_with(*prefix));
+        let scale = c
+            .lr_scales
+            .iter()
+            .find(|(prefix, _)| name.starts_with(*prefix));
         let lr = lr * scale.map_or(1.0, |(_, factor)| *factor);
         // A learnable scalar is `[1]` here and has no dimensions in the originals, where only
         // 1-D parameters and biases are spared.
@@ -208,7 +211,9 @@ impl ModuleMapper for Step<'_> {
         let name = (self.optimizer.name)(&self.path.join("."));
         param.map(|value| {
             let tracked = value.is_require_grad();
-            let updated = self.optimizer.update(name, value.inner(), gradient, self.lr);
+            let updated = self
+                .optimizer
+                .update(name, value.inner(), gradient, self.lr);
             let value = Tensor::from_inner(updated);
             if tracked { value.require_grad() } else { value }
         })

@@ -188,8 +188,13 @@ pub struct ObjectivesRecipe {
     pub distill_itc: bool,
     /// Momentum distillation in masked language modelling.
     pub distill_mlm: bool,
-    /// Share of the momentum model in the targets, reached over the first epoch.
+    /// Share of the momentum model in the targets, reached over the first `alpha_ramp_epochs`.
     pub alpha: f64,
+    /// Epochs until `alpha` is reached; the original takes 1.
+    pub alpha_ramp_epochs: f64,
+    /// First step that trains matching and masked words; before it the encoders are aligned by
+    /// the contrastive loss alone. 0, as the original: from the start.
+    pub fusion_start: u64,
     /// What counts as the right key in the contrastive loss.
     pub itc_targets: ItcTargets,
     /// Momentum of the momentum model.
@@ -212,6 +217,8 @@ impl Default for ObjectivesRecipe {
             distill_itc: true,
             distill_mlm: true,
             alpha: 0.4,
+            alpha_ramp_epochs: 1.0,
+            fusion_start: 0,
             itc_targets: ItcTargets::Pair,
             momentum: 0.995,
             queue_size: 65_536,
@@ -321,7 +328,8 @@ impl Recipe {
         let mut table: toml::Table =
             toml::from_str(text).map_err(|e| parse_error(origin, e.to_string()))?;
         for text in overrides {
-            set(&mut table, text).map_err(|reason| parse_error(&format!("--set {text}"), reason))?;
+            set(&mut table, text)
+                .map_err(|reason| parse_error(&format!("--set {text}"), reason))?;
         }
         let recipe: Self = toml::Value::Table(table)
             .try_into()
@@ -373,7 +381,14 @@ impl Recipe {
             }
         }
         if !(objectives.itc || objectives.itm || objectives.mlm) {
-            return error("objectives", "switch on at least one of itc, itm, mlm".into());
+            return error(
+                "objectives",
+                "switch on at least one of itc, itm, mlm".into(),
+            );
+        }
+        if objectives.fusion_start > 0 && !objectives.itc {
+            let reason = "must be 0 without itc: nothing would be trained before it";
+            return error("objectives.fusion_start", reason.into());
         }
         if self.optimizer.accumulate == 0 {
             return error("optimizer.accumulate", "must be at least 1".into());

@@ -105,9 +105,14 @@ impl Schedule {
     }
 
     /// Share of the momentum model in the targets at `step`: `alpha`, reached linearly over the
-    /// first epoch.
-    pub fn alpha(&self, alpha: f64, step: u64) -> f64 {
-        alpha * (step as f64 / self.steps_per_epoch as f64).min(1.0)
+    /// first `ramp_epochs`.
+    pub fn alpha(&self, alpha: f64, ramp_epochs: f64, step: u64) -> f64 {
+        let ramp = self.steps_per_epoch as f64 * ramp_epochs;
+        if ramp > 0.0 {
+            alpha * (step as f64 / ramp).min(1.0)
+        } else {
+            alpha
+        }
     }
 }
 
@@ -118,7 +123,10 @@ mod tests {
 
     #[test]
     fn equals_the_recorded_schedules() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/albef_schedule.json");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/albef_schedule.json"
+        );
         let golden: serde_json::Value =
             serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let cases = golden["cases"].as_array().unwrap();
@@ -188,8 +196,9 @@ mod tests {
             epochs: 2,
         };
         let schedule = Schedule::new(config, 5, 10);
-        assert_eq!(schedule.alpha(0.4, 0), 0.0);
-        assert!((schedule.alpha(0.4, 2) - 0.16).abs() < 1e-12);
-        assert_eq!(schedule.alpha(0.4, 7), 0.4);
+        assert_eq!(schedule.alpha(0.4, 1.0, 0), 0.0);
+        assert!((schedule.alpha(0.4, 1.0, 2) - 0.16).abs() < 1e-12);
+        assert_eq!(schedule.alpha(0.4, 1.0, 7), 0.4);
+        assert_eq!(schedule.alpha(0.4, 0.0, 0), 0.4);
     }
 }

@@ -34,8 +34,8 @@ pub trait Pretrain {
     fn map_model(&mut self, change: impl FnOnce(Self::Model) -> Self::Model);
     /// Official name of a parameter path.
     fn parameter_name(path: &str) -> String;
-    /// What happens once per optimizer step before the losses.
-    fn begin_step(&mut self);
+    /// What happens once per optimizer step, number `step` from 0, before the losses.
+    fn begin_step(&mut self, step: u64);
     /// Losses of one batch. Every random draw follows from `draw_seed`; `alpha` is the share of
     /// the momentum model in soft targets.
     fn losses(&mut self, batch: &PairBatch, draw_seed: u64, alpha: f64) -> StepLosses;
@@ -305,10 +305,7 @@ fn vocabulary(recipe: &Recipe, source: &dyn Source) -> Result<Vec<String>, Train
         captions.extend(cleaned.filter_map(|c| pre_caption(c, recipe.data.max_words)));
     }
     let size = recipe.model.albef.text.vocab_size;
-    Ok(build_vocabulary(
-        captions.iter().map(String::as_str),
-        size,
-    ))
+    Ok(build_vocabulary(captions.iter().map(String::as_str), size))
 }
 
 fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
@@ -365,7 +362,9 @@ impl Run<'_> {
             }
             let started = Instant::now();
             let lr = schedule.lr(self.step);
-            let alpha = schedule.alpha(recipe.objectives.alpha, self.step);
+            let objectives = &recipe.objectives;
+            let ramp = objectives.alpha_ramp_epochs;
+            let alpha = schedule.alpha(objectives.alpha, ramp, self.step);
             let (numbers, gradient_norm) = self.step(system, optimizer, lr, alpha)?;
             self.step += 1;
             self.seconds += started.elapsed().as_secs_f64();
@@ -420,7 +419,7 @@ impl Run<'_> {
         let config = &self.recipe.optimizer;
         let mut accumulator = GradientsAccumulator::new();
         let mut numbers = Vec::new();
-        system.begin_step();
+        system.begin_step(self.step);
         for micro in 0..config.accumulate {
             let batch = self.loader.next_batch()?;
             self.position = batch.next;

@@ -25,7 +25,9 @@ const CHUNK: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum RetrievalError {
     /// An image of the set cannot be used; leaving it out would change the score.
-    #[error("{key}: {reason}; an evaluation needs every image: repair it or take it out of the list")]
+    #[error(
+        "{key}: {reason}; an evaluation needs every image: repair it or take it out of the list"
+    )]
     Image {
         /// The record.
         key: String,
@@ -328,7 +330,14 @@ pub fn evaluate(
 
     let reranked = match settings.k {
         0 => None,
-        k => Some(rerank(scorer, &images, &encoded, (&i2t, &t2i), k, progress)?),
+        k => Some(rerank(
+            scorer,
+            &images,
+            &encoded,
+            (&i2t, &t2i),
+            k,
+            progress,
+        )?),
     };
     let official = match &reranked {
         None => None,
@@ -381,7 +390,12 @@ fn rerank(
         let chosen: Vec<usize> = chosen.iter().copied().collect();
         let kv = scorer.image_keys_values(images, image);
         let found = scorer.match_texts(&kv, texts, &chosen);
-        scores.extend(chosen.iter().zip(found).map(|(text, s)| ((image, *text), s)));
+        scores.extend(
+            chosen
+                .iter()
+                .zip(found)
+                .map(|(text, s)| ((image, *text), s)),
+        );
     }
     let look_up = |pair: (usize, usize)| scores.get(&pair).copied().unwrap_or(f32::NEG_INFINITY);
     let i2t = rescore(i2t, &of_images, FinalScore::Matching, |image, texts| {
