@@ -4,6 +4,7 @@
 pub mod albef;
 pub mod checkpoint;
 pub mod device;
+pub mod loaded;
 pub mod metrics;
 pub mod momentum;
 pub mod optimizer;

@@ -314,7 +314,10 @@ fn evaluations(events: &[Event]) -> String {
 fn recall_table(result: &RetrievalResult) -> String {
     let mut rows = vec![("Contrastive (ITC)", &result.itc)];
     rows.extend(result.reranked.as_ref().map(|m| ("Re-ranked (ITM)", m)));
-    rows.push(("Equal captions count as right", &result.equal_texts));
+    rows.push((
+        "Final ranking, equal captions count as right",
+        &result.equal_texts,
+    ));
     let mut html = String::from(
         "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">ranking</th>\
          <th scope=\"col\">text to image R@1</th><th scope=\"col\">R@5</th><th scope=\"col\">R@10</th>\

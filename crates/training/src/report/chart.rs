@@ -12,7 +12,7 @@ const POINTS: usize = 600;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 58.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 26.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 42.0;
 
@@ -173,7 +173,11 @@ fn finite(series: &Series) -> Option<Series> {
     (!series.points.is_empty()).then_some(series)
 }
 
+/// Names of the lines; the heading names a single one well enough.
 fn legend(series: &[Series]) -> String {
+    if series.len() < 2 {
+        return String::new();
+    }
     let mut html = String::from("<span class=\"legend\">");
     for s in series {
         let dashed = if s.stroke == Stroke::Dashed {
@@ -229,8 +233,7 @@ fn thin_out(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     kept
 }
 
-/// Mean over a centred window of a twentieth of the series; shorter, but still centred, at both
-/// ends.
+/// Mean over a centred window of a twentieth of the series, cut off where the series ends.
 fn moving_mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let half = (points.len() / 40).max(2);
     let mut sums = vec![0.0];
@@ -238,8 +241,8 @@ fn moving_mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         sums.push(sums.last().copied().unwrap_or(0.0) + y);
     }
     let mean = |i: usize| {
-        let half = half.min(i).min(points.len() - 1 - i);
-        (sums[i + half + 1] - sums[i - half]) / (2 * half + 1) as f64
+        let (from, to) = (i.saturating_sub(half), (i + half + 1).min(points.len()));
+        (sums[to] - sums[from]) / (to - from) as f64
     };
     points
         .iter()
@@ -401,11 +404,12 @@ mod tests {
         let line: Vec<_> = (0..100)
             .map(|i| (f64::from(i), 3.0 * f64::from(i)))
             .collect();
-        for (mean, point) in moving_mean(&line).iter().zip(&line) {
+        for (mean, point) in moving_mean(&line).iter().zip(&line).skip(2).take(96) {
             assert!((mean.1 - point.1).abs() < 1e-9);
         }
         let zigzag = [(0.0, 0.0), (1.0, 3.0), (2.0, 0.0), (3.0, 3.0), (4.0, 0.0)];
-        assert_eq!(moving_mean(&zigzag)[2].1, 6.0 / 5.0);
+        let means: Vec<f64> = moving_mean(&zigzag).iter().map(|p| p.1).collect();
+        assert_eq!(means, [1.0, 1.5, 1.2, 1.5, 1.0]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn step(step: u64, mlm: Option<f64>) -> Event {
     }
 }
 
-fn metrics(shift: f64) -> RetrievalMetrics {
+fn recalls(shift: f64) -> RetrievalMetrics {
     let json = serde_json::json!({
         "txt_r1": 30.25 + shift, "txt_r5": 50.0 + shift, "txt_r10": 61.0 + shift, "txt_r_mean": 47.1,
         "img_r1": 33.75 + shift, "img_r5": 52.0 + shift, "img_r10": 70.0 + shift, "img_r_mean": 51.9,
@@ -40,9 +40,9 @@ fn evaluation(step: u64, shift: f64) -> Event {
             images: 500,
             texts: 500,
             k: 16,
-            itc: metrics(shift),
-            reranked: Some(metrics(shift + 6.0)),
-            equal_texts: metrics(shift + 8.0),
+            itc: recalls(shift),
+            reranked: Some(recalls(shift + 6.0)),
+            equal_texts: recalls(shift + 8.0),
         }),
         seconds: 20.0,
     }

@@ -1,0 +1,210 @@
+//! Every fused operator equals its plain composition, forward and backward, over random shapes,
+//! masks, odd sizes and strided inputs.
+
+#![allow(missing_docs)]
+
+use burn::tensor::{Device, Tensor, TensorData};
+use fitup_kernels::attention::{attention, attention_plain, attention_qkv};
+use fitup_kernels::gelu::{bias_gelu, bias_gelu_plain};
+use fitup_kernels::layer_norm::{layer_norm, layer_norm_plain};
+use proptest::prelude::*;
+
+/// Numbers in [-2, 2) that follow from the seed alone.
+fn values(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 22) as f32 - 2.0
+        })
+        .collect()
+}
+
+fn tensor<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let data = TensorData::new(values(seed, shape.iter().product()), shape);
+    Tensor::from_data(data, device)
+}
+
+fn leaf<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
+    tensor(seed, shape, device).require_grad()
+}
+
+fn difference<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+    (a - b).abs().max().into_scalar()
+}
+
+/// Gradients of `sum(output * cotangent)` for each leaf, compared between both implementations.
+fn compare<const D: usize, const L: usize>(
+    fused: Tensor<D>,
+    plain: Tensor<D>,
+    leaves: [&Tensor<L>; 3],
+    cotangent: Tensor<D>,
+) -> Result<(), TestCaseError> {
+    let apart = difference(fused.clone().inner(), plain.clone().inner());
+    prop_assert!(apart < 2e-5, "outputs differ by {apart:e}");
+    let fused = (fused * cotangent.clone()).sum().backward();
+    let plain = (plain * cotangent).sum().backward();
+    for (i, leaf) in leaves.into_iter().enumerate() {
+        let (Some(a), Some(b)) = (leaf.grad(&fused), leaf.grad(&plain)) else {
+            return Err(TestCaseError::fail(format!("input {i} has no gradient")));
+        };
+        let scale: f32 = b.clone().abs().max().into_scalar::<f32>().max(1.0);
+        let apart = difference(a, b) / scale;
+        prop_assert!(apart < 3e-5, "gradient of input {i} differs by {apart:e}");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn attention_with_and_without_mask(
+        seed in 1u64..1_000_000,
+        batch in 1usize..4,
+        heads in 1usize..4,
+        head_dim in 1usize..19,
+        queries in 1usize..40,
+        keys in 1usize..40,
+        mask_kind in 0usize..3,
+    ) {
+        let device = Device::flex().autodiff();
+        let width = heads * head_dim;
+        let q = leaf(seed, [batch, queries, width], &device);
+        let k = leaf(seed + 1, [batch, keys, width], &device);
+        let v = leaf(seed + 2, [batch, keys, width], &device);
+        let mask = match mask_kind {
+            0 => None,
+            kind => {
+                let rows = if kind == 1 { 1 } else { queries };
+                let mut mask = values(seed + 3, batch * rows * keys);
+                for (i, m) in mask.iter_mut().enumerate() {
+                    // The first key of every row stays visible.
+                    *m = if *m < 0.0 && i % keys != 0 { -10_000.0 } else { 0.0 };
+                }
+                Some(Tensor::from_data(TensorData::new(mask, [batch, rows, keys]), &device))
+            }
+        };
+        let fused = attention(q.clone(), k.clone(), v.clone(), mask.clone(), heads);
+        let plain = attention_plain(q.clone(), k.clone(), v.clone(), mask, heads);
+        let cotangent = tensor(seed + 4, [batch, queries, width], &device);
+        compare(fused, plain, [&q, &k, &v], cotangent)?;
+    }
+
+    #[test]
+    fn attention_of_strided_inputs(
+        seed in 1u64..1_000_000,
+        batch in 1usize..4,
+        seq in 1usize..20,
+    ) {
+        let device = Device::flex().autodiff();
+        let heads = 2;
+        // [seq, batch, width] swapped to [batch, seq, width]: not contiguous.
+        let make = |i: u64| leaf(seed + i, [seq, batch, 8], &device);
+        let (q, k, v) = (make(0), make(1), make(2));
+        let swap = |x: &Tensor<3>| x.clone().swap_dims(0, 1);
+        let fused = attention(swap(&q), swap(&k), swap(&v), None, heads);
+        let plain = attention_plain(swap(&q), swap(&k), swap(&v), None, heads);
+        let cotangent = tensor(seed + 4, [batch, seq, 8], &device);
+        compare(fused, plain, [&q, &k, &v], cotangent)?;
+    }
+
+    #[test]
+    fn packed_attention(
+        seed in 1u64..1_000_000,
+        batch in 1usize..4,
+        heads in 1usize..5,
+        head_dim in 1usize..17,
+        seq in 1usize..40,
+    ) {
+        let device = Device::flex().autodiff();
+        let width = heads * head_dim;
+        let qkv = leaf(seed, [batch, seq, 3 * width], &device);
+        let part = |i: usize| qkv.clone().narrow(2, i * width, width);
+        let fused = attention_qkv(qkv.clone(), heads);
+        let plain = attention_plain(part(0), part(1), part(2), None, heads);
+        let cotangent = tensor(seed + 4, [batch, seq, width], &device);
+        compare(fused, plain, [&qkv, &qkv, &qkv], cotangent)?;
+    }
+
+    #[test]
+    fn layer_norm_of_any_width(
+        seed in 1u64..1_000_000,
+        batch in 1usize..4,
+        rows in 1usize..150,
+        width in 2usize..70,
+    ) {
+        let device = Device::flex().autodiff();
+        let x = leaf(seed, [batch, rows, width], &device);
+        // As [1, 1, width] leaves, so that all three inputs compare alike.
+        let gamma = leaf(seed + 1, [1, 1, width], &device);
+        let beta = leaf(seed + 2, [1, 1, width], &device);
+        let flat = |t: &Tensor<3>| t.clone().reshape([width]);
+        let fused = layer_norm(x.clone(), flat(&gamma), flat(&beta), 1e-5);
+        let plain = layer_norm_plain(x.clone(), flat(&gamma), flat(&beta), 1e-5);
+        let cotangent = tensor(seed + 4, [batch, rows, width], &device);
+        compare(fused, plain, [&x, &gamma, &beta], cotangent)?;
+    }
+
+    #[test]
+    fn bias_gelu_of_any_width(
+        seed in 1u64..1_000_000,
+        batch in 1usize..4,
+        rows in 1usize..150,
+        width in 1usize..70,
+    ) {
+        let device = Device::flex().autodiff();
+        let h = leaf(seed, [batch, rows, width], &device);
+        let bias = leaf(seed + 1, [1, 1, width], &device);
+        let flat = || bias.clone().reshape([width]);
+        let fused = bias_gelu(h.clone(), flat());
+        let plain = bias_gelu_plain(h.clone(), flat());
+        let cotangent = tensor(seed + 4, [batch, rows, width], &device);
+        compare(fused, plain, [&h, &bias, &h], cotangent)?;
+    }
+}
+
+#[test]
+fn inference_equals_training() {
+    let (plain, tracked) = (Device::flex(), Device::flex().autodiff());
+    let qkv = |device: &Device| tensor::<3>(5, [2, 7, 24], device);
+    let a = attention_qkv(qkv(&plain), 2);
+    let b = attention_qkv(qkv(&tracked).require_grad(), 2).inner();
+    assert_eq!(difference(a, b), 0.0);
+}
+
+#[test]
+fn a_row_masked_out_wholly_gives_zero_and_no_nan() {
+    let device = Device::flex().autodiff();
+    let q = leaf(1, [1, 2, 4], &device);
+    let mask = Tensor::<3>::full([1, 1, 2], f32::NEG_INFINITY, &device);
+    let out = attention(q.clone(), q.clone(), q.clone(), Some(mask), 2);
+    let largest: f32 = out.clone().inner().abs().max().into_scalar();
+    assert_eq!(largest, 0.0);
+    let gradients = out.sum().backward();
+    let finite = q
+        .grad(&gradients)
+        .is_some_and(|g| g.abs().max().into_scalar::<f32>() == 0.0);
+    assert!(finite, "gradient of a masked row");
+}
+
+#[test]
+fn the_result_does_not_depend_on_the_batch_beside_it() {
+    let device = Device::flex();
+    let x = tensor::<3>(9, [300, 5, 24], &device);
+    let all = layer_norm(
+        x.clone(),
+        Tensor::ones([24], &device),
+        Tensor::zeros([24], &device),
+        1e-6,
+    );
+    let one = layer_norm(
+        x.narrow(0, 299, 1),
+        Tensor::ones([24], &device),
+        Tensor::zeros([24], &device),
+        1e-6,
+    );
+    assert_eq!(difference(all.narrow(0, 299, 1), one), 0.0);
+}

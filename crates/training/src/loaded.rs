@@ -1,0 +1,373 @@
+//! A trained model in use: opened from a checkpoint, it encodes, matches, searches and fills in
+//! masked words. Everything it needs is in the file: sizes, vocabulary, image transform.
+
+mod collection;
+mod fill;
+mod indexing;
+mod search;
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, activation};
+use fitup_data::images::EvalTransform;
+use fitup_data::sources::SourceError;
+use fitup_data::text::{Tokenizer, TokenizerError, pre_caption};
+use fitup_index::{Dtype, ModelId, StoreError, StoreSpec};
+use fitup_models::albef::{Albef, AlbefEncoders};
+use fitup_models::layers::bert::ImageKeysValues;
+use fitup_models::weights::{self, TensorMap, WeightsError};
+use image::RgbImage;
+
+use crate::albef::{is_model, is_momentum};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::recipe::Recipe;
+use crate::tasks::retrieval::{EncodedImages, EncodedTexts, Scorer};
+
+pub use collection::{Collection, Pictures};
+pub use fill::{Filled, FilledMask};
+pub use indexing::{IndexOptions, IndexReport, TEXTS};
+pub use search::{Found, SearchResult};
+
+/// Pairs matched at a time.
+const CHUNK: usize = 64;
+
+/// Why a model cannot be opened or cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadedError {
+    /// The file is no checkpoint that can be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The tensors are not those of the recipe inside.
+    #[error("{path}: {source}; the file was put together from different models: export it again")]
+    Weights {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What does not fit.
+        source: WeightsError,
+    },
+    /// The vocabulary inside cannot be used.
+    #[error("{path}: {source}")]
+    Vocabulary {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenizerError,
+    },
+    /// A collection cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A feature store cannot be read or written, or is another model's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A picture cannot be read.
+    #[error("{locator}: {reason}")]
+    Picture {
+        /// The file, or the shard and the record in it.
+        locator: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing is left of a text.
+    #[error("the text {text:?} holds no words: write at least one letter or digit")]
+    EmptyText {
+        /// The text as given.
+        text: String,
+    },
+    /// A text to fill in has no gap.
+    #[error("the text {text:?} holds no [MASK]: write one for every word to be found")]
+    NoMask {
+        /// The text as given.
+        text: String,
+    },
+    /// A gap lies beyond what the model reads.
+    #[error(
+        "the text {text:?} has a [MASK] beyond the {max_tokens} tokens that the model reads: shorten it"
+    )]
+    MaskTooLate {
+        /// The text after cleaning.
+        text: String,
+        /// Tokens kept of a text.
+        max_tokens: usize,
+    },
+}
+
+/// A trained ALBEF with all that its use needs, on the plain (not autodiff) device.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// For people: the name of the run that trained it.
+    pub name: String,
+    /// The model.
+    pub model: Albef,
+    /// Its momentum copy, where the file holds one.
+    pub momentum: Option<AlbefEncoders>,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// What it does to a picture before encoding it.
+    pub transform: EvalTransform,
+    /// The recipe of the run that trained it.
+    pub recipe: Recipe,
+    /// Names everything that features depend on, 16 hexadecimal digits: equal for a checkpoint
+    /// and its float32 export, different for any other weights, vocabulary or preparation.
+    pub fingerprint: String,
+    /// Where it lives.
+    pub device: Device,
+}
+
+/// The matching head's opinion of a pair.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MatchScore {
+    /// `[no match, match]`.
+    pub logits: [f32; 2],
+}
+
+impl MatchScore {
+    /// Probability of a match, `[0, 1]`: softmax over both logits.
+    pub fn probability(self) -> f32 {
+        1.0 / (1.0 + (-self.margin()).exp())
+    }
+
+    /// Log-odds of a match. Ranks as the probability does, but does not saturate.
+    pub fn margin(self) -> f32 {
+        self.logits[1] - self.logits[0]
+    }
+}
+
+impl LoadedModel {
+    /// Opens a checkpoint, one of a run or one exported for use, in float32 or float16.
+    ///
+    /// # Errors
+    /// [`LoadedError`]: the file is missing, cut short, no checkpoint, or its parts do not fit
+    /// together.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, LoadedError> {
+        let checkpoint = Checkpoint::read(path)?;
+        Self::from_checkpoint(checkpoint, path, device)
+    }
+
+    /// As [`LoadedModel::open`], from a checkpoint in memory; `path` names it in errors.
+    ///
+    /// # Errors
+    /// When its parts do not fit together.
+    pub fn from_checkpoint(
+        checkpoint: Checkpoint,
+        path: &Path,
+        device: &Device,
+    ) -> Result<Self, LoadedError> {
+        let Checkpoint {
+            recipe,
+            vocabulary,
+            tensors,
+            ..
+        } = checkpoint;
+        let unfit = |source| LoadedError::Weights {
+            path: path.to_owned(),
+            source,
+        };
+        let config = &recipe.model.albef;
+        let model = weights::load(config.init(device), &tensors, weights::albef_name, is_model)
+            .map_err(unfit)?;
+        let momentum = match tensors.keys().any(|name| is_momentum(name)) {
+            false => None,
+            true => Some(
+                weights::load(
+                    config.init_encoders(device),
+                    &tensors,
+                    weights::albef_momentum_name,
+                    is_momentum,
+                )
+                .map_err(unfit)?,
+            ),
+        };
+        let fingerprint = fingerprint(&recipe, &vocabulary, &tensors);
+        let tokenizer =
+            Tokenizer::from_vocabulary(vocabulary).map_err(|source| LoadedError::Vocabulary {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            name: recipe.name.clone(),
+            model,
+            momentum,
+            tokenizer,
+            transform: recipe.eval_transform(),
+            recipe,
+            fingerprint,
+            device: device.clone(),
+        })
+    }
+
+    /// The model as the retrieval task takes it.
+    pub fn scorer(&self) -> Scorer<'_> {
+        Scorer {
+            model: &self.model,
+            tokenizer: &self.tokenizer,
+            transform: self.transform.clone(),
+            device: &self.device,
+        }
+    }
+
+    /// A picture as model input, `[3, size, size]`.
+    ///
+    /// # Panics
+    /// If the picture has no pixels; decoded ones have.
+    pub fn prepare(&self, image: &RgbImage) -> Vec<f32> {
+        self.transform.input(image)
+    }
+
+    /// A text as the model was trained on it: lower case, no punctuation, its first words.
+    ///
+    /// # Errors
+    /// [`LoadedError::EmptyText`] if nothing is left.
+    pub fn clean(&self, text: &str) -> Result<String, LoadedError> {
+        pre_caption(text, self.recipe.data.max_words).ok_or_else(|| LoadedError::EmptyText {
+            text: text.to_owned(),
+        })
+    }
+
+    /// Encodes prepared pictures, each `[3, size, size]`; at least one.
+    pub fn encode_images(&self, images: &[Vec<f32>]) -> EncodedImages {
+        self.scorer().encode_images(images)
+    }
+
+    /// Encodes cleaned texts; at least one.
+    pub fn encode_texts(&self, texts: &[String]) -> EncodedTexts {
+        self.scorer()
+            .encode_texts(texts, self.recipe.data.max_tokens)
+    }
+
+    /// Cosine of the embeddings of a picture and a text, `[-1, 1]`.
+    ///
+    /// # Errors
+    /// [`LoadedError::EmptyText`].
+    pub fn similarity(&self, image: &RgbImage, text: &str) -> Result<f32, LoadedError> {
+        let text = self.encode_texts(&[self.clean(text)?]);
+        let image = self.encode_images(&[self.prepare(image)]);
+        Ok(dot(&host(image.embed), &host(text.embed)))
+    }
+
+    /// Probability that a text describes a picture, `[0, 1]`, by the matching head.
+    ///
+    /// # Errors
+    /// [`LoadedError::EmptyText`].
+    pub fn match_score(&self, image: &RgbImage, text: &str) -> Result<f32, LoadedError> {
+        let texts = self.encode_texts(&[self.clean(text)?]);
+        let images = self.encode_images(&[self.prepare(image)]);
+        let scores = self.match_images(&images, &texts, 0);
+        Ok(scores[0].probability())
+    }
+
+    /// Text number `text` against every picture.
+    pub fn match_images(
+        &self,
+        images: &EncodedImages,
+        texts: &EncodedTexts,
+        text: usize,
+    ) -> Vec<MatchScore> {
+        let [count, ..] = images.tokens.dims();
+        let length = texts.lengths[text];
+        let tokens = texts.tokens.clone().narrow(0, text, 1).narrow(1, 0, length);
+        let mask = texts.mask.clone().narrow(0, text, 1).narrow(2, 0, length);
+        let mut scores = Vec::with_capacity(count);
+        for start in (0..count).step_by(CHUNK) {
+            let rows = CHUNK.min(count - start);
+            let kv = images.tokens.clone().narrow(0, start, rows);
+            let kv = self.model.encoders.image_keys_values(kv);
+            let [_, length, width] = tokens.dims();
+            let tokens = tokens.clone().expand([rows, length, width]);
+            let mask = mask.clone().expand([rows, 1, length]);
+            scores.extend(self.match_rows(tokens, mask, &kv));
+        }
+        scores
+    }
+
+    /// Every text against the one picture in `image`.
+    pub fn match_texts(&self, image: &EncodedImages, texts: &EncodedTexts) -> Vec<MatchScore> {
+        let [count, ..] = texts.tokens.dims();
+        let kv = self.scorer().image_keys_values(image, 0);
+        let mut scores = Vec::with_capacity(count);
+        for start in (0..count).step_by(CHUNK) {
+            let rows = CHUNK.min(count - start);
+            let kv = kv.map(|x| {
+                let [_, tokens, width] = x.dims();
+                x.expand([rows, tokens, width])
+            });
+            scores.extend(self.match_rows(
+                texts.tokens.clone().narrow(0, start, rows),
+                texts.mask.clone().narrow(0, start, rows),
+                &kv,
+            ));
+        }
+        scores
+    }
+
+    /// What a feature store of this model has in common.
+    pub fn store_spec(&self, dtype: Dtype) -> StoreSpec {
+        StoreSpec {
+            model: ModelId {
+                name: self.name.clone(),
+                fingerprint: self.fingerprint.clone(),
+            },
+            dim: self.recipe.model.albef.embed_dim,
+            dtype,
+            normalised: true,
+        }
+    }
+
+    /// Row `i` of the texts against row `i` of the images.
+    fn match_rows(
+        &self,
+        tokens: Tensor<3>,
+        mask: Tensor<3>,
+        image: &ImageKeysValues,
+    ) -> Vec<MatchScore> {
+        let logits = host(self.model.itm_logits(tokens, mask, image, None));
+        let (pairs, _) = logits.as_chunks::<2>();
+        pairs.iter().map(|&logits| MatchScore { logits }).collect()
+    }
+}
+
+/// FNV-1a, 64 bits, over all that features follow from: the model's tensors by name, the
+/// vocabulary, and how pictures and texts are prepared.
+fn fingerprint(recipe: &Recipe, vocabulary: &[String], tensors: &TensorMap) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    };
+    let data = &recipe.data;
+    let preparation = format!(
+        "{} {:?} {} {}",
+        recipe.model.albef.vision.image_size, data.fit, data.max_words, data.max_tokens
+    );
+    add(preparation.as_bytes());
+    for token in vocabulary {
+        add(token.as_bytes());
+        add(b"\n");
+    }
+    for (name, tensor) in tensors.iter().filter(|(name, _)| is_model(name)) {
+        add(format!("{name} {:?}\n", tensor.shape).as_bytes());
+        for value in &tensor.values {
+            add(&value.to_le_bytes());
+        }
+    }
+    format!("{hash:016x}")
+}
+
+fn host(x: Tensor<2>) -> Vec<f32> {
+    x.into_data()
+        .convert::<f32>()
+        .try_to_vec()
+        .expect("converted to float32 the line before")
+}
+
+/// Rows of `logits` as probabilities.
+fn probabilities(logits: Tensor<2>) -> Vec<f32> {
+    host(activation::softmax(logits, 1))
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests;
