@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fitup_data::pictograms::read_shard;
 use fitup_data::shards::{ShardSample, ShardWriter};
@@ -157,10 +157,10 @@ fn a_corrupt_image_and_an_empty_caption_are_counted_skips() {
     for (i, pictogram) in read_shard(&sample_shard()).unwrap().into_iter().enumerate() {
         let mut image = pictogram.image;
         let mut captions = pictogram.record.captions.clone();
-        if i == 3 {
+        if i % 100 == 3 {
             image.truncate(image.len() / 2);
         }
-        if i == 5 {
+        if i % 100 == 5 {
             captions = vec!["...!".into()];
         }
         writer
@@ -176,16 +176,24 @@ fn a_corrupt_image_and_an_empty_caption_are_counted_skips() {
     let shard = writer.finish().unwrap().remove(0);
     let recipe = recipe(folder.path(), &shard);
     let out = folder.path().join("run");
-    // More than one pass over the 700 records, so that both bad ones come up.
-    let output = pretrain(&recipe, &out, &["--steps", "90"]).output().unwrap();
+    // One pass over the 700 records leaves out those that fill no batch: at most a few of the 14.
+    let output = pretrain(&recipe, &out, &["--steps", "90"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", text(&output));
     let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    let skipped = log.lines().find(|line| line.contains("\"skipped\"")).unwrap();
+    let skipped = log
+        .lines()
+        .find(|line| line.contains("\"skipped\""))
+        .unwrap();
     let skipped: serde_json::Value = serde_json::from_str(skipped).unwrap();
-    assert!(skipped["skipped"].as_u64().unwrap() >= 2, "{skipped}");
+    assert!(skipped["skipped"].as_u64().unwrap() >= 8, "{skipped}");
     let report = skipped["report"].as_str().unwrap();
     assert!(report.contains("caption"), "{report}");
-    assert!(report.contains("image") || report.contains("picture"), "{report}");
+    assert!(
+        report.contains("image") || report.contains("picture"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -195,7 +203,9 @@ fn a_truncated_shard_is_named() {
     let shard = folder.path().join("cut.tar");
     std::fs::write(&shard, &bytes[..bytes.len() / 2 + 100]).unwrap();
     let recipe = recipe(folder.path(), &shard);
-    let output = pretrain(&recipe, &folder.path().join("run"), &[]).output().unwrap();
+    let output = pretrain(&recipe, &folder.path().join("run"), &[])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("cut.tar"), "{}", text(&output));
 }
@@ -218,19 +228,35 @@ fn a_full_disk_loses_nothing() {
         .args(whole.get_args());
     let output = limited.output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("step-00000012.safetensors"), "{}", text(&output));
+    assert!(
+        text(&output).contains("step-00000012.safetensors"),
+        "{}",
+        text(&output)
+    );
     let left: Vec<String> = std::fs::read_dir(out.join("checkpoints"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    assert!(left.iter().all(|name| name.starts_with("step-")), "{left:?}");
-    assert!(left.contains(&"step-00000008.safetensors".to_owned()), "{left:?}");
+    assert!(
+        left.iter().all(|name| name.starts_with("step-")),
+        "{left:?}"
+    );
+    assert!(
+        left.contains(&"step-00000008.safetensors".to_owned()),
+        "{left:?}"
+    );
 
     // Space again: it goes on and ends as if nothing had happened.
     let output = pretrain(&recipe, &out, &["--resume"]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     let straight = folder.path().join("straight");
-    assert!(pretrain(&recipe, &straight, &[]).output().unwrap().status.success());
+    assert!(
+        pretrain(&recipe, &straight, &[])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     assert!(final_state(&out) == final_state(&straight));
 }
 
@@ -246,7 +272,11 @@ fn a_wrong_checkpoint_is_refused() {
     std::fs::write(&file, b"not a checkpoint").unwrap();
     let output = pretrain(&recipe, &out, &["--resume"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("step-00000004.safetensors"), "{}", text(&output));
+    assert!(
+        text(&output).contains("step-00000004.safetensors"),
+        "{}",
+        text(&output)
+    );
 
     // A whole safetensors file without fitup's metadata.
     let tensors = BTreeMap::from([(
@@ -265,7 +295,13 @@ fn a_wrong_checkpoint_is_refused() {
     // A run of other sizes.
     std::fs::remove_dir_all(&out).unwrap();
     let other = ["--steps", "4", "--set", "model.albef.embed_dim=8"];
-    assert!(pretrain(&recipe, &out, &other).output().unwrap().status.success());
+    assert!(
+        pretrain(&recipe, &out, &other)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     let output = pretrain(&recipe, &out, &["--resume"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("embed_dim"), "{}", text(&output));

@@ -8,7 +8,7 @@
 mod file;
 mod parameters;
 
-pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write};
+pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write, write_whole};
 pub use parameters::{Parameter, export, export_gradients, initialize, load, parameters};
 
 /// Official ALBEF name of a parameter path in [`crate::albef::Albef`]

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use fitup_models::weights::write_whole;
 use serde::{Deserialize, Serialize};
 
 use crate::tasks::retrieval::RetrievalResult;
@@ -99,10 +100,7 @@ impl MetricsLog {
             .filter(|event| event.step() <= step)
             .collect();
         let lines: String = kept.iter().map(line).collect();
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(error)?;
-        temporary.write_all(lines.as_bytes()).map_err(error)?;
-        temporary.persist(path).map_err(|e| error(e.error))?;
+        write_whole(path, lines.as_bytes()).map_err(error)?;
         let file = OpenOptions::new().append(true).open(path).map_err(error)?;
         Ok(Self {
             path: path.to_owned(),

@@ -260,7 +260,13 @@ pub fn pretrain(
         position: progress.position,
         seconds: 0.0,
     };
-    write_text(&options.folder.join("recipe.toml"), &recipe.to_toml())?;
+    let resolved = options.folder.join("recipe.toml");
+    weights::write_whole(&resolved, recipe.to_toml().as_bytes()).map_err(|e| {
+        TrainError::Folder {
+            path: resolved.clone(),
+            reason: e.to_string(),
+        }
+    })?;
     run.seconds = run.seconds_before()?;
     run.train(&mut system, &mut optimizer, &source.describe(), observer)
 }
@@ -306,18 +312,6 @@ fn vocabulary(recipe: &Recipe, source: &dyn Source) -> Result<Vec<String>, Train
     }
     let size = recipe.model.albef.text.vocab_size;
     Ok(build_vocabulary(captions.iter().map(String::as_str), size))
-}
-
-fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let written = tempfile::NamedTempFile::new_in(folder).and_then(|file| {
-        std::fs::write(file.path(), text)?;
-        file.persist(path).map_err(|e| e.error)
-    });
-    written.map(|_| ()).map_err(|e| TrainError::Folder {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })
 }
 
 /// A run on its way.

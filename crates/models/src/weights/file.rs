@@ -189,14 +189,26 @@ pub fn write(
         .map_err(|e| io(std::io::Error::other(e)))?;
     let bytes =
         safetensors::serialize(views, Some(metadata)).map_err(|e| io(std::io::Error::other(e)))?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".fitup-")
-        .tempfile_in(folder)
-        .map_err(io)?;
-    file.write_all(&bytes).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
+    write_whole(path, &bytes).map_err(io)
+}
+
+/// Writes `bytes` to `.NAME.partial` beside `path`, syncs, then renames: a reader, or a process
+/// started after a kill, sees the old file or the whole new one. A partial file left by a killed
+/// process is overwritten by the next write.
+///
+/// # Errors
+/// What the system says; nothing partial is left behind then.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = path.with_file_name(format!(".{name}.partial"));
+    let written = std::fs::File::create(&partial).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    });
+    if written.is_err() {
+        // The write's own error is the one to report.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
 }

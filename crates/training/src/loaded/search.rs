@@ -154,9 +154,5 @@ fn order(
         (Some(a), Some(b)) => b.total_cmp(a),
         (a, b) => b.is_some().cmp(&a.is_some()),
     });
-    ranked
-        .into_iter()
-        .map(|(_, found)| found)
-        .take(k)
-        .collect()
+    ranked.into_iter().map(|(_, found)| found).take(k).collect()
 }

@@ -160,10 +160,7 @@ fn pairs_score_alike_one_by_one_and_together() {
     for (t, text) in words.iter().enumerate() {
         let together = model.match_images(&encoded, &texts, t);
         for (image, score) in images.iter().zip(&together) {
-            close(
-                score.probability(),
-                model.match_score(image, text).unwrap(),
-            );
+            close(score.probability(), model.match_score(image, text).unwrap());
         }
     }
     let first = model.encode_images(&prepared[..1]);

@@ -38,11 +38,7 @@ pub fn page(title: &str, style: &str, body: &str) -> String {
 /// # Errors
 /// What the system says.
 pub fn write_page(path: &Path, html: &str) -> std::io::Result<()> {
-    let folder = path.parent().filter(|f| !f.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-    std::io::Write::write_all(&mut file, html.as_bytes())?;
-    file.persist(path).map_err(|e| e.error)?;
-    Ok(())
+    fitup_models::weights::write_whole(path, html.as_bytes())
 }
 
 #[cfg(test)]

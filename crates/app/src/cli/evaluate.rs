@@ -1,0 +1,120 @@
+//! `fitup evaluate`: scores on a data set.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand, ValueEnum};
+use fitup_data::sources;
+use fitup_index::RetrievalMetrics;
+use fitup_training::tasks::retrieval::{self, RetrievalResult, Settings};
+use serde_json::json;
+
+use super::model_file::ModelArgs;
+use super::output::Output;
+use super::spec;
+use crate::progress::Phases;
+
+const EXAMPLES: &str = "\
+Examples:
+  fitup evaluate retrieval --data data/pictograms/test-*.tar
+  fitup evaluate retrieval --model runs/albef-tiny --data flickr30k_test.json:flickr30k-images --texts all --k 128";
+
+/// Score a model on a data set
+#[derive(Debug, Subcommand)]
+pub enum Evaluate {
+    Retrieval(Retrieval),
+}
+
+/// Image-text retrieval both ways, as ALBEF measures it
+///
+/// The contrastive similarity ranks everything; then the matching head re-ranks the best k.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", spec::HELP))]
+pub struct Retrieval {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Data set: a folder, shards, or file.json[:image_root]
+    #[arg(long, value_name = "SPEC", num_args = 1.., required = true)]
+    data: Vec<String>,
+    /// Which captions of a picture are queries
+    #[arg(long, value_enum, default_value = "first")]
+    texts: Texts,
+    /// Candidates per query that the matching head re-ranks; 0: none
+    #[arg(long, default_value_t = 32)]
+    k: usize,
+    /// Only the first so many pictures; 0: all
+    #[arg(long, default_value_t = 0)]
+    images: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Texts {
+    First,
+    All,
+}
+
+pub fn run(args: &Evaluate, output: Output) -> Result<()> {
+    let Evaluate::Retrieval(args) = args;
+    let spec = spec::parse(&args.data)?;
+    let model = args.model.open()?;
+    let source = sources::open(&spec).context("could not open the data")?;
+    let data = &model.recipe.data;
+    let settings = Settings {
+        images: args.images,
+        texts: match args.texts {
+            Texts::First => retrieval::Texts::First,
+            Texts::All => retrieval::Texts::All,
+        },
+        k: args.k,
+        workers: std::thread::available_parallelism().map_or(2, usize::from),
+        max_words: data.max_words,
+        max_tokens: data.max_tokens,
+    };
+    let mut phases = Phases::default();
+    let result = retrieval::evaluate(
+        &model.scorer(),
+        source.as_ref(),
+        &settings,
+        &mut |phase, done, all| phases.show(phase, done, all),
+    );
+    phases.clear();
+    let result = result.context("could not evaluate")?;
+    let document = json!({
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "seed": model.recipe.seed,
+        "data": source.describe(),
+        "result": result,
+    });
+    let title = format!(
+        "{} (seed {}) on {}",
+        model.name,
+        model.recipe.seed,
+        source.describe()
+    );
+    output.result(&document, &table(&title, &result)?)
+}
+
+fn table(title: &str, result: &RetrievalResult) -> Result<String> {
+    let mut text = format!("{title}\n{}\n\n", result.protocol);
+    writeln!(
+        text,
+        "{:<26}{:<24}{:<24}",
+        "recall in %", "text retrieval (TR)", "image retrieval (IR)"
+    )?;
+    let head = "   R@1    R@5   R@10    ";
+    writeln!(text, "{:<24}{head}{head}   mean", "")?;
+    let mut row = |name: &str, m: &RetrievalMetrics| {
+        writeln!(
+            text,
+            "{name:<24}{:>6.1} {:>6.1} {:>6.1}    {:>6.1} {:>6.1} {:>6.1}    {:>7.1}",
+            m.txt_r1, m.txt_r5, m.txt_r10, m.img_r1, m.img_r5, m.img_r10, m.r_mean
+        )
+    };
+    row("contrastive (ITC) alone", &result.itc)?;
+    if let Some(reranked) = &result.reranked {
+        row("re-ranked by matching", reranked)?;
+    }
+    row("  equal captions right", &result.equal_texts)?;
+    Ok(text)
+}
