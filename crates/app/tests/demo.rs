@@ -68,9 +68,12 @@ fn the_demo_runs_from_the_root_and_writes_a_whole_page() {
     assert_eq!(html.matches("<figure class=\"chart\">").count(), 4);
     assert!(html.matches("<polyline").count() >= 8);
     assert!(html.contains("prefers-color-scheme: dark"));
-    for outside in ["http://", "https://", "<script", "<link", "NaN"] {
+    for outside in ["http://", "https://", "<script", "<link"] {
         assert!(!html.contains(outside), "{outside}");
     }
+    // Encoded pictures may spell anything.
+    let words = html.split('"').filter(|part| !part.starts_with("data:"));
+    assert!(!words.collect::<String>().contains("NaN"));
     assert!(console.contains("870 pictures"), "{console}");
     assert!(console.contains("the loss went from"), "{console}");
     // Nothing but the page is left.

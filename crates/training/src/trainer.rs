@@ -456,6 +456,7 @@ impl Run<'_> {
         let model = system.model().valid();
         let run = &self.recipe.run;
         let settings = retrieval::Settings {
+            ranking: retrieval::Ranking::Matching,
             images: run.evaluate_images,
             texts: retrieval::Texts::First,
             k: run.evaluate_k,

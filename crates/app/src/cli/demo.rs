@@ -28,7 +28,7 @@ use page::Shows;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  fitup demo                             run from the root of the repository; takes about 75 seconds
+  fitup demo                             run from the root of the repository; takes about 65 seconds
   fitup demo --seconds 10 --no-open      a shorter look
   fitup demo --weights runs/mine/model.safetensors --out mine.html")]
 pub struct Demo {
@@ -144,7 +144,7 @@ pub fn run(demo: &Demo, output: Output) -> Result<()> {
         "\nAll of it, with the pictures: {}",
         demo.out.display()
     ))?;
-    if !demo.no_open && std::io::stdout().is_terminal() {
+    if !demo.no_open && !output.json && std::io::stdout().is_terminal() {
         open_in_browser(&demo.out);
     }
     if output.json {

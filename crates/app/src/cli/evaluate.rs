@@ -42,9 +42,18 @@ pub struct Retrieval {
     /// Candidates per query that the matching head re-ranks; 0: none
     #[arg(long, default_value_t = 32)]
     k: usize,
+    /// What orders the candidates: the matching logit alone (as ALBEF), or with the contrastive one
+    #[arg(long, value_enum, default_value = "matching")]
+    ranking: Ranking,
     /// Only the first so many pictures; 0: all
     #[arg(long, default_value_t = 0)]
     images: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Ranking {
+    Matching,
+    Both,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -60,6 +69,10 @@ pub fn run(args: &Evaluate, output: Output) -> Result<()> {
     let source = sources::open(&spec).context("could not open the data")?;
     let data = &model.recipe.data;
     let settings = Settings {
+        ranking: match args.ranking {
+            Ranking::Matching => retrieval::Ranking::Matching,
+            Ranking::Both => retrieval::Ranking::Both,
+        },
         images: args.images,
         texts: match args.texts {
             Texts::First => retrieval::Texts::First,

@@ -90,9 +90,14 @@ impl Source for Folder {
             Some(captions) => captions.clone(),
             None => {
                 let path = self.folder.join(&picture.name).with_extension("txt");
-                fs::read_to_string(&path)
-                    .map_err(SourceError::io(path))?
-                    .lines()
+                let text = match fs::read_to_string(&path) {
+                    Ok(text) => text,
+                    // A folder of plain photographs can be indexed and searched; training counts
+                    // each as a picture without a caption.
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+                    Err(e) => return Err(SourceError::io(path)(e)),
+                };
+                text.lines()
                     .filter(|line| !line.trim().is_empty())
                     .map(str::to_owned)
                     .collect()

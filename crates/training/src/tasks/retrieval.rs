@@ -61,9 +61,23 @@ pub enum Texts {
     All,
 }
 
+/// What orders the candidates of the second step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ranking {
+    /// The matching logit alone, as ALBEF's evaluation.
+    #[default]
+    Matching,
+    /// The log-odds of matching plus the contrastive logit (similarity / temperature): both
+    /// steps have a say.
+    Both,
+}
+
 /// Settings of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What orders the candidates of the second step.
+    pub ranking: Ranking,
     /// Images read, from the first; 0: all.
     pub images: usize,
     /// Which captions are queries.
@@ -192,15 +206,15 @@ impl Scorer<'_> {
         }
     }
 
-    /// Matching logits (column 1) of one image against `chosen` texts. The image's keys and
-    /// values are computed once for all of them.
+    /// Matching logits of one image against `chosen` texts: "they do not match", "they match".
+    /// The image's keys and values are computed once for all of them.
     pub fn match_texts(
         &self,
         image: &ImageKeysValues,
         texts: &EncodedTexts,
         chosen: &[usize],
-    ) -> Vec<f32> {
-        let mut scores = vec![0.0; chosen.len()];
+    ) -> Vec<[f32; 2]> {
+        let mut scores = vec![[0.0; 2]; chosen.len()];
         let mut order: Vec<usize> = (0..chosen.len()).collect();
         order.sort_by_key(|i| texts.lengths[chosen[*i]]);
         for chunk in order.chunks(CHUNK) {
@@ -220,9 +234,9 @@ impl Scorer<'_> {
                 &image,
                 None,
             );
-            let logits = host(logits.narrow(1, 1, 1));
-            for (i, score) in chunk.iter().zip(logits) {
-                scores[*i] = score;
+            let logits = host(logits);
+            for (i, pair) in chunk.iter().zip(logits.as_chunks::<2>().0) {
+                scores[*i] = *pair;
             }
         }
         scores
@@ -330,12 +344,12 @@ pub fn evaluate(
 
     let reranked = match settings.k {
         0 => None,
-        k => Some(rerank(
+        _ => Some(rerank(
             scorer,
             &images,
             &encoded,
             (&i2t, &t2i),
-            k,
+            settings,
             progress,
         )?),
     };
@@ -351,7 +365,10 @@ pub fn evaluate(
     };
     let ranking = match settings.k {
         0 => "contrastive ranking".to_owned(),
-        k => format!("contrastive top {k} re-ranked by matching"),
+        k => match settings.ranking {
+            Ranking::Matching => format!("contrastive top {k} re-ranked by matching"),
+            Ranking::Both => format!("contrastive top {k} re-ranked by matching + contrastive"),
+        },
     };
     Ok(RetrievalResult {
         protocol: format!("{count} images, {} texts ({which}), {ranking}", texts.len()),
@@ -371,10 +388,12 @@ fn rerank(
     images: &EncodedImages,
     texts: &EncodedTexts,
     (i2t, t2i): (&ScoreMatrix, &ScoreMatrix),
-    k: usize,
+    settings: &Settings,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<(ScoreMatrix, ScoreMatrix), RetrievalError> {
+    let k = settings.k;
     let (of_images, of_texts) = (candidates(i2t, k), candidates(t2i, k));
+    let temp: f32 = scorer.model.temp.val().into_scalar();
     let mut wanted: Vec<BTreeSet<usize>> = of_images
         .iter()
         .map(|texts| texts.iter().copied().collect())
@@ -390,12 +409,14 @@ fn rerank(
         let chosen: Vec<usize> = chosen.iter().copied().collect();
         let kv = scorer.image_keys_values(images, image);
         let found = scorer.match_texts(&kv, texts, &chosen);
-        scores.extend(
-            chosen
-                .iter()
-                .zip(found)
-                .map(|(text, s)| ((image, *text), s)),
-        );
+        let found = chosen.iter().zip(found).map(|(text, [no, yes])| {
+            let score = match settings.ranking {
+                Ranking::Matching => yes,
+                Ranking::Both => yes - no + i2t.row(image)[*text] / temp,
+            };
+            ((image, *text), score)
+        });
+        scores.extend(found);
     }
     let look_up = |pair: (usize, usize)| scores.get(&pair).copied().unwrap_or(f32::NEG_INFINITY);
     let i2t = rescore(i2t, &of_images, FinalScore::Matching, |image, texts| {
