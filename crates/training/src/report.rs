@@ -234,11 +234,11 @@ fn summary(events: &[Event]) -> String {
             "contrastive"
         };
         tiles.push((
-            format!("{:.1} %", best.img_r1),
+            format!("{:.1} %", best.official.img_r1),
             format!("text-to-image R@1, {how}"),
         ));
         tiles.push((
-            format!("{:.1} %", best.txt_r1),
+            format!("{:.1} %", best.official.txt_r1),
             format!("image-to-text R@1, {how}"),
         ));
     }
@@ -280,13 +280,13 @@ fn evaluations(events: &[Event]) -> String {
             };
             series.push(Series {
                 name: format!("R@{k} re-ranked"),
-                points: points(|result| result.reranked.as_ref()),
+                points: points(|result| result.reranked.as_ref().map(|r| &r.official)),
                 color,
                 stroke: Stroke::Solid,
             });
             series.push(Series {
                 name: format!("R@{k} ITC"),
-                points: points(|result| Some(&result.itc)),
+                points: points(|result| Some(&result.itc.official)),
                 color,
                 stroke: Stroke::Dashed,
             });
@@ -312,12 +312,14 @@ fn evaluations(events: &[Event]) -> String {
 }
 
 fn recall_table(result: &RetrievalResult) -> String {
-    let mut rows = vec![("Contrastive (ITC)", &result.itc)];
-    rows.extend(result.reranked.as_ref().map(|m| ("Re-ranked (ITM)", m)));
-    rows.push((
-        "Final ranking, equal captions count as right",
-        &result.equal_texts,
-    ));
+    let mut rows = vec![
+        ("Contrastive (ITC)", &result.itc.official),
+        ("equal captions right", &result.itc.equal_captions),
+    ];
+    if let Some(reranked) = &result.reranked {
+        rows.push(("Re-ranked (ITM)", &reranked.official));
+        rows.push(("equal captions right", &reranked.equal_captions));
+    }
     let mut html = String::from(
         "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">ranking</th>\
          <th scope=\"col\">text to image R@1</th><th scope=\"col\">R@5</th><th scope=\"col\">R@10</th>\

@@ -108,6 +108,9 @@ pub fn run(args: &Evaluate, output: Output) -> Result<()> {
     output.result(&document, &table(&title, &result)?)
 }
 
+/// Name of the second measure in the table.
+const EQUAL: &str = "  equal captions right";
+
 fn table(title: &str, result: &RetrievalResult) -> Result<String> {
     let mut text = format!("{title}\n{}\n\n", result.protocol);
     writeln!(
@@ -124,10 +127,16 @@ fn table(title: &str, result: &RetrievalResult) -> Result<String> {
             m.txt_r1, m.txt_r5, m.txt_r10, m.img_r1, m.img_r5, m.img_r10, m.r_mean
         )
     };
-    row("contrastive (ITC) alone", &result.itc)?;
+    row("contrastive (ITC) alone", &result.itc.official)?;
+    row(EQUAL, &result.itc.equal_captions)?;
     if let Some(reranked) = &result.reranked {
-        row("re-ranked by matching", reranked)?;
+        row("re-ranked by matching", &reranked.official)?;
+        row(EQUAL, &reranked.equal_captions)?;
     }
-    row("  equal captions right", &result.equal_texts)?;
+    writeln!(
+        text,
+        "\n{}: a text is right with every picture that carries that very caption",
+        EQUAL.trim()
+    )?;
     Ok(text)
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::tasks::retrieval::Recall;
 
 fn step(step: u64, mlm: Option<f64>) -> Event {
     let progress = step as f64;
@@ -32,6 +33,13 @@ fn recalls(shift: f64) -> RetrievalMetrics {
     serde_json::from_value(json).unwrap()
 }
 
+fn both(shift: f64) -> Recall {
+    Recall {
+        official: recalls(shift),
+        equal_captions: recalls(shift + 2.0),
+    }
+}
+
 fn evaluation(step: u64, shift: f64) -> Event {
     Event::Evaluation {
         step,
@@ -40,9 +48,8 @@ fn evaluation(step: u64, shift: f64) -> Event {
             images: 500,
             texts: 500,
             k: 16,
-            itc: recalls(shift),
-            reranked: Some(recalls(shift + 6.0)),
-            equal_texts: recalls(shift + 8.0),
+            itc: both(shift),
+            reranked: Some(both(shift + 6.0)),
         }),
         seconds: 20.0,
     }

@@ -103,14 +103,20 @@ pub struct RetrievalResult {
     pub texts: usize,
     /// Candidates re-ranked per query.
     pub k: usize,
-    /// Contrastive ranking alone, official measure.
-    pub itc: RetrievalMetrics,
-    /// Re-ranked by matching, official measure.
+    /// Contrastive ranking alone.
+    pub itc: Recall,
+    /// The best candidates of it re-ranked by matching; absent with k = 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reranked: Option<RetrievalMetrics>,
-    /// Re-ranked (or, with k = 0, contrastive), where a text is right with every picture that
-    /// carries that very caption.
-    pub equal_texts: RetrievalMetrics,
+    pub reranked: Option<Recall>,
+}
+
+/// One ranking by both measures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recall {
+    /// The official measure: of each text, one picture is right.
+    pub official: RetrievalMetrics,
+    /// A text is right with every picture that carries that very caption.
+    pub equal_captions: RetrievalMetrics,
 }
 
 /// A model with what it needs to read images and texts.
@@ -340,25 +346,21 @@ pub fn evaluate(
     let i2t = ScoreMatrix::new(host(sim), texts.len());
     let t2i = i2t.transposed();
     let truth = GroundTruth::new(txt2img, count)?;
-    let itc = itm_eval(&i2t, &t2i, &truth)?;
-
+    let recall = |i2t: &ScoreMatrix, t2i: &ScoreMatrix| -> Result<Recall, MetricsError> {
+        Ok(Recall {
+            official: itm_eval(i2t, t2i, &truth)?,
+            equal_captions: recall_with_equal_texts(i2t, t2i, &truth, &texts)?,
+        })
+    };
+    let itc = recall(&i2t, &t2i)?;
     let reranked = match settings.k {
         0 => None,
-        _ => Some(rerank(
-            scorer,
-            &images,
-            &encoded,
-            (&i2t, &t2i),
-            settings,
-            progress,
-        )?),
+        _ => {
+            let both = (&i2t, &t2i);
+            let (i2t, t2i) = rerank(scorer, &images, &encoded, both, settings, progress)?;
+            Some(recall(&i2t, &t2i)?)
+        }
     };
-    let official = match &reranked {
-        None => None,
-        Some((i2t, t2i)) => Some(itm_eval(i2t, t2i, &truth)?),
-    };
-    let (final_i2t, final_t2i) = reranked.as_ref().map_or((&i2t, &t2i), |(a, b)| (a, b));
-    let equal_texts = recall_with_equal_texts(final_i2t, final_t2i, &truth, &texts)?;
     let which = match settings.texts {
         Texts::First => "first caption of each",
         Texts::All => "all captions",
@@ -376,8 +378,7 @@ pub fn evaluate(
         texts: texts.len(),
         k: settings.k,
         itc,
-        reranked: official,
-        equal_texts,
+        reranked,
     })
 }
 
