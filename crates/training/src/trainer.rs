@@ -1,5 +1,11 @@
 //! The training loop, read top to bottom. It knows nothing of models: a system is a [`Pretrain`].
 
+mod error;
+mod system;
+
+pub use error::TrainError;
+pub use system::{Pretrain, StepLosses, StepNumbers};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,131 +13,19 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
-use fitup_data::loader::{Loader, LoaderError, PairBatch, Position, SkipReport};
-use fitup_data::sources::{self, Source, SourceError};
-use fitup_data::text::{Tokenizer, TokenizerError, build_vocabulary, pre_caption};
-use fitup_models::weights::{self, Precision, TensorMap, WeightsError};
-use serde::{Deserialize, Serialize};
+use burn::tensor::Device;
+use fitup_data::loader::{Loader, Position, SkipReport};
+use fitup_data::sources::{self, Source};
+use fitup_data::text::{Tokenizer, build_vocabulary, pre_caption};
+use fitup_models::weights::{self, Precision};
 
 use crate::albef::AlbefPretrain;
-use crate::checkpoint::{self, Checkpoint, CheckpointError, Progress};
-use crate::metrics::{Event, MetricsError, MetricsLog};
+use crate::checkpoint::{self, Checkpoint, Progress};
+use crate::metrics::{Event, MetricsLog};
 use crate::optimizer::{AdamW, gradient_norm, scale_gradients};
 use crate::recipe::Recipe;
 use crate::schedule::Schedule;
-use crate::tasks::retrieval::{self, RetrievalError};
-
-/// What a system brings to the trainer: its losses, and what moves along with it from step to
-/// step (momentum model, queue).
-pub trait Pretrain {
-    /// What the optimizer trains.
-    type Model: Module;
-
-    /// The model as it is.
-    fn model(&self) -> &Self::Model;
-    /// Replaces the model by a changed one.
-    fn map_model(&mut self, change: impl FnOnce(Self::Model) -> Self::Model);
-    /// Official name of a parameter path.
-    fn parameter_name(path: &str) -> String;
-    /// What happens once per optimizer step, number `step` from 0, before the losses.
-    fn begin_step(&mut self, step: u64);
-    /// Losses of one batch. Every random draw follows from `draw_seed`; `alpha` is the share of
-    /// the momentum model in soft targets.
-    fn losses(&mut self, batch: &PairBatch, draw_seed: u64, alpha: f64) -> StepLosses;
-    /// All tensors of the run except the optimizer's, under official names.
-    fn export(&self) -> TensorMap;
-    /// Writes what is not a tensor into the progress.
-    fn save_progress(&self, progress: &mut Progress);
-    /// Takes it back.
-    fn load_progress(&mut self, progress: &Progress);
-}
-
-/// The loss to differentiate, and the numbers to show.
-#[derive(Debug)]
-pub struct StepLosses {
-    /// Weighted sum, `[1]`; absent when the batch gives nothing to learn (no token masked and no
-    /// other objective).
-    pub total: Option<Tensor<1>>,
-    /// Unweighted losses and rates.
-    pub numbers: StepNumbers,
-}
-
-/// Numbers of one step; absent ones were not computed.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct StepNumbers {
-    /// Weighted sum of the losses.
-    pub total: f64,
-    /// Contrastive loss.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub itc: Option<f64>,
-    /// Matching loss.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub itm: Option<f64>,
-    /// Masked-word loss.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mlm: Option<f64>,
-    /// Share of matching decisions that are right, `[0, 1]`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub itm_accuracy: Option<f64>,
-    /// Share of images whose best text inside the batch is their own, `[0, 1]`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch_r1: Option<f64>,
-    /// Temperature.
-    pub temp: f64,
-}
-
-/// Why a run stopped before its end.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// The data cannot be opened.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// Too many bad samples, or a setting that does not fit the data.
-    #[error(transparent)]
-    Loader(#[from] LoaderError),
-    /// The vocabulary cannot be used.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// A checkpoint cannot be read or written.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// Initial weights do not fit.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The log cannot be written.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// The evaluation failed.
-    #[error(transparent)]
-    Retrieval(#[from] RetrievalError),
-    /// The run folder cannot be used.
-    #[error("{path}: {reason}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong and what to do.
-        reason: String,
-    },
-    /// A loss that is not a number.
-    #[error(
-        "step {step}: the loss is {loss}; lower schedule.lr, or set optimizer.clip_norm = 1.0 and resume from the last checkpoint"
-    )]
-    NotFinite {
-        /// The step.
-        step: u64,
-        /// Its loss.
-        loss: f64,
-    },
-    /// The vocabulary is larger than the model's.
-    #[error("vocabulary: {got} tokens, but model.albef.text.vocab_size is {expected}")]
-    VocabularySize {
-        /// `vocab_size` of the recipe.
-        expected: usize,
-        /// Tokens in the vocabulary.
-        got: usize,
-    },
-}
+use crate::tasks::retrieval;
 
 /// What the loop tells whoever shows it.
 pub trait Observer {
@@ -440,7 +334,7 @@ impl Run<'_> {
             norm
         });
         system.map_model(|model| optimizer.step(model, gradients, lr));
-        Ok((mean(numbers), norm))
+        Ok((StepNumbers::mean(numbers), norm))
     }
 
     fn evaluate(
@@ -529,21 +423,4 @@ fn draw_seed(seed: u64, step: u64, micro: u64) -> u64 {
         .wrapping_add(step)
         .wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed ^ (micro << 48) ^ (mixed >> 31)
-}
-
-fn mean(numbers: Vec<StepNumbers>) -> StepNumbers {
-    let n = numbers.len() as f64;
-    let over = |part: fn(&StepNumbers) -> Option<f64>| {
-        let values: Vec<f64> = numbers.iter().filter_map(part).collect();
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-    };
-    StepNumbers {
-        total: numbers.iter().map(|x| x.total).sum::<f64>() / n,
-        itc: over(|x| x.itc),
-        itm: over(|x| x.itm),
-        mlm: over(|x| x.mlm),
-        itm_accuracy: over(|x| x.itm_accuracy),
-        batch_r1: over(|x| x.batch_r1),
-        temp: numbers.last().map_or(0.0, |x| x.temp),
-    }
 }

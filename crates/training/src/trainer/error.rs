@@ -1,0 +1,64 @@
+//! Why a run stops before its end.
+
+use std::path::PathBuf;
+
+use fitup_data::loader::LoaderError;
+use fitup_data::sources::SourceError;
+use fitup_data::text::TokenizerError;
+use fitup_models::weights::WeightsError;
+
+use crate::checkpoint::CheckpointError;
+use crate::metrics::MetricsError;
+use crate::tasks::retrieval::RetrievalError;
+
+/// Why a run stopped before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The data cannot be opened.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Too many bad samples, or a setting that does not fit the data.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// The vocabulary cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A checkpoint cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Initial weights do not fit.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The log cannot be written.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The evaluation failed.
+    #[error(transparent)]
+    Retrieval(#[from] RetrievalError),
+    /// The run folder cannot be used.
+    #[error("{path}: {reason}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A loss that is not a number.
+    #[error(
+        "step {step}: the loss is {loss}; lower schedule.lr, or set optimizer.clip_norm = 1.0 and resume from the last checkpoint"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+    },
+    /// The vocabulary is larger than the model's.
+    #[error("vocabulary: {got} tokens, but model.albef.text.vocab_size is {expected}")]
+    VocabularySize {
+        /// `vocab_size` of the recipe.
+        expected: usize,
+        /// Tokens in the vocabulary.
+        got: usize,
+    },
+}

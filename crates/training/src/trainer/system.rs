@@ -1,0 +1,88 @@
+//! What a system brings to the trainer.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use fitup_data::loader::PairBatch;
+use fitup_models::weights::TensorMap;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Progress;
+
+/// What a system brings to the trainer: its losses, and what moves along with it from step to
+/// step (momentum model, queue).
+pub trait Pretrain {
+    /// What the optimizer trains.
+    type Model: Module;
+
+    /// The model as it is.
+    fn model(&self) -> &Self::Model;
+    /// Replaces the model by a changed one.
+    fn map_model(&mut self, change: impl FnOnce(Self::Model) -> Self::Model);
+    /// Official name of a parameter path.
+    fn parameter_name(path: &str) -> String;
+    /// What happens once per optimizer step, number `step` from 0, before the losses.
+    fn begin_step(&mut self, step: u64);
+    /// Losses of one batch. Every random draw follows from `draw_seed`; `alpha` is the share of
+    /// the momentum model in soft targets.
+    fn losses(&mut self, batch: &PairBatch, draw_seed: u64, alpha: f64) -> StepLosses;
+    /// All tensors of the run except the optimizer's, under official names.
+    fn export(&self) -> TensorMap;
+    /// Writes what is not a tensor into the progress.
+    fn save_progress(&self, progress: &mut Progress);
+    /// Takes it back.
+    fn load_progress(&mut self, progress: &Progress);
+}
+
+/// The loss to differentiate, and the numbers to show.
+#[derive(Debug)]
+pub struct StepLosses {
+    /// Weighted sum, `[1]`; absent when the batch gives nothing to learn (no token masked and no
+    /// other objective).
+    pub total: Option<Tensor<1>>,
+    /// Unweighted losses and rates.
+    pub numbers: StepNumbers,
+}
+
+/// Numbers of one step; absent ones were not computed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepNumbers {
+    /// Weighted sum of the losses.
+    pub total: f64,
+    /// Contrastive loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub itc: Option<f64>,
+    /// Matching loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub itm: Option<f64>,
+    /// Masked-word loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlm: Option<f64>,
+    /// Share of matching decisions that are right, `[0, 1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub itm_accuracy: Option<f64>,
+    /// Share of images whose best text inside the batch is their own, `[0, 1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_r1: Option<f64>,
+    /// Temperature.
+    pub temp: f64,
+}
+
+impl StepNumbers {
+    /// Mean over micro-batches; a number that some lack is averaged over those that have it.
+    pub(super) fn mean(numbers: Vec<Self>) -> Self {
+    let n = numbers.len() as f64;
+    let over = |part: fn(&StepNumbers) -> Option<f64>| {
+        let values: Vec<f64> = numbers.iter().filter_map(part).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    Self {
+        total: numbers.iter().map(|x| x.total).sum::<f64>() / n,
+        itc: over(|x| x.itc),
+        itm: over(|x| x.itm),
+        mlm: over(|x| x.mlm),
+        itm_accuracy: over(|x| x.itm_accuracy),
+        batch_r1: over(|x| x.batch_r1),
+        temp: numbers.last().map_or(0.0, |x| x.temp),
+    }
+}
+}
