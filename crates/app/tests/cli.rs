@@ -174,7 +174,7 @@ fn a_run_is_trained_and_goes_on() {
             .unwrap()
             .len()
     );
-    assert!(whole["last_evaluation"]["itc"]["txt_r10"].is_number());
+    assert!(whole["last_evaluation"]["itc"]["official"]["txt_r10"].is_number());
     for file in [
         "recipe.toml",
         "metrics.jsonl",
@@ -396,7 +396,7 @@ fn retrieval_is_evaluated() {
     let result = json(folder, &args);
     assert_eq!(result["seed"], 5);
     assert_eq!(result["result"]["images"], 20);
-    assert!(result["result"]["reranked"]["txt_r1"].is_number());
+    assert!(result["result"]["reranked"]["official"]["txt_r1"].is_number());
     let table = String::from_utf8(fitup(folder, &args).stdout).unwrap();
     has(
         &table,

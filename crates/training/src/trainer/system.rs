@@ -70,19 +70,19 @@ pub struct StepNumbers {
 impl StepNumbers {
     /// Mean over micro-batches; a number that some lack is averaged over those that have it.
     pub(super) fn mean(numbers: Vec<Self>) -> Self {
-    let n = numbers.len() as f64;
-    let over = |part: fn(&StepNumbers) -> Option<f64>| {
-        let values: Vec<f64> = numbers.iter().filter_map(part).collect();
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-    };
-    Self {
-        total: numbers.iter().map(|x| x.total).sum::<f64>() / n,
-        itc: over(|x| x.itc),
-        itm: over(|x| x.itm),
-        mlm: over(|x| x.mlm),
-        itm_accuracy: over(|x| x.itm_accuracy),
-        batch_r1: over(|x| x.batch_r1),
-        temp: numbers.last().map_or(0.0, |x| x.temp),
+        let n = numbers.len() as f64;
+        let over = |part: fn(&StepNumbers) -> Option<f64>| {
+            let values: Vec<f64> = numbers.iter().filter_map(part).collect();
+            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+        };
+        Self {
+            total: numbers.iter().map(|x| x.total).sum::<f64>() / n,
+            itc: over(|x| x.itc),
+            itm: over(|x| x.itm),
+            mlm: over(|x| x.mlm),
+            itm_accuracy: over(|x| x.itm_accuracy),
+            batch_r1: over(|x| x.batch_r1),
+            temp: numbers.last().map_or(0.0, |x| x.temp),
+        }
     }
-}
 }
