@@ -72,7 +72,7 @@ enum PictogramPart {
 #[derive(Debug, Args)]
 #[command(after_help = STATS_EXAMPLES, after_long_help = format!("{STATS_EXAMPLES}\n\n{}", spec::HELP))]
 pub struct Stats {
-    /// Data set: a folder, shards, or file.json[:image_root]
+    /// Data set: a folder, shards, or `file.json[:image_root]`
     #[arg(value_name = "SPEC", required = true)]
     data: Vec<String>,
 }
@@ -81,7 +81,7 @@ pub struct Stats {
 #[derive(Debug, Args)]
 #[command(after_help = PREVIEW_EXAMPLES, after_long_help = format!("{PREVIEW_EXAMPLES}\n\n{}", spec::HELP))]
 pub struct Preview {
-    /// Data set: a folder, shards, or file.json[:image_root]
+    /// Data set: a folder, shards, or `file.json[:image_root]`
     #[arg(value_name = "SPEC", required = true)]
     data: Vec<String>,
     /// PNG to write

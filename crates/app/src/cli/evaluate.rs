@@ -33,7 +33,7 @@ pub enum Evaluate {
 pub struct Retrieval {
     #[command(flatten)]
     model: ModelArgs,
-    /// Data set: a folder, shards, or file.json[:image_root]
+    /// Data set: a folder, shards, or `file.json[:image_root]`
     #[arg(long, value_name = "SPEC", num_args = 1.., required = true)]
     data: Vec<String>,
     /// Which captions of a picture are queries

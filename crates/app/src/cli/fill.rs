@@ -16,7 +16,7 @@ Examples:
   fitup fill dog.jpg \"a [MASK] in the snow\"
   fitup fill dog.jpg \"a [MASK] dog on a [MASK]\" --top 3 --json";
 
-/// Fill in the [MASK]ed words of a text about a picture
+/// Fill in the `[MASK]`ed words of a text about a picture
 ///
 /// Words of the model stand beside those of its momentum copy, which gave the soft targets in
 /// training.
@@ -25,7 +25,7 @@ Examples:
 pub struct Fill {
     /// Picture (JPEG, PNG, WebP, GIF)
     image: PathBuf,
-    /// Text with one or more [MASK]
+    /// Text with one or more `[MASK]`
     text: String,
     /// Words shown for every gap
     #[arg(long, default_value_t = 5)]

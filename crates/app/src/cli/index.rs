@@ -39,7 +39,7 @@ pub enum Index {
 pub struct Build {
     #[command(flatten)]
     model: ModelArgs,
-    /// Data set: a folder, shards, or file.json[:image_root]
+    /// Data set: a folder, shards, or `file.json[:image_root]`
     #[arg(long, value_name = "SPEC", num_args = 1.., required = true)]
     data: Vec<String>,
     /// Folder of the index
