@@ -123,17 +123,17 @@ fn killed_ten_times_and_resumed_gives_the_same_weights() {
             .spawn()
             .unwrap();
         if kills < 10 {
-            // A random moment of a run that would need a third of the whole: most kills come
-            // while it still trains, at another place each time.
+            // A random moment so early that ten such pieces seldom add up to a whole run.
             let random = std::hash::RandomState::new().build_hasher().finish();
             let share = (random % 1000) as f64 / 1000.0;
-            std::thread::sleep(duration.mul_f64(0.02 + 0.3 * share));
+            std::thread::sleep(duration.mul_f64(0.02 + 0.13 * share));
             if child.try_wait().unwrap().is_none() {
                 child.kill().unwrap();
                 kills += 1;
             } else {
-                // It finished before its moment came: start over, so that ten kills happen.
+                // It finished before ten kills: start over, so that one run sees all ten.
                 std::fs::remove_dir_all(&killed).unwrap();
+                kills = 0;
             }
             child.wait().unwrap();
         } else {
