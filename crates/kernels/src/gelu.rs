@@ -145,7 +145,7 @@ impl BiasGeluKernel for Flex {
             .collect();
         BiasGeluGrads {
             h: grad,
-            bias: from_vec(crate::layer_norm::add_up(partial_sums, n), Shape::new([n])),
+            bias: from_vec(vector::add_up(partial_sums, n), Shape::new([n])),
         }
     }
 }

@@ -144,17 +144,6 @@ fn backward_row(
     }
 }
 
-/// Adds vectors of length `n` in the order given.
-pub(crate) fn add_up(parts: Vec<Vec<f32>>, n: usize) -> Vec<f32> {
-    let mut total = vec![0.0; n];
-    for part in parts {
-        for (t, p) in total.iter_mut().zip(part) {
-            *t += p;
-        }
-    }
-    total
-}
-
 /// Rows handled as one task: fixed, so that results do not depend on the number of threads.
 const ROWS_PER_TASK: usize = 128;
 
@@ -245,8 +234,8 @@ impl LayerNormKernel for Flex {
         let (dgamma, dbeta): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         LayerNormGrads {
             x: from_vec(dx, shape),
-            gamma: from_vec(add_up(dgamma, n), Shape::new([n])),
-            beta: from_vec(add_up(dbeta, n), Shape::new([n])),
+            gamma: from_vec(vector::add_up(dgamma, n), Shape::new([n])),
+            beta: from_vec(vector::add_up(dbeta, n), Shape::new([n])),
         }
     }
 }

@@ -84,6 +84,17 @@ pub(crate) fn sum_slice(a: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
+/// Adds vectors of length `n` in the order given.
+pub(crate) fn add_up(parts: Vec<Vec<f32>>, n: usize) -> Vec<f32> {
+    let mut total = vec![0.0; n];
+    for part in parts {
+        for (t, p) in total.iter_mut().zip(part) {
+            *t += p;
+        }
+    }
+    total
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ use crate::layers::{l2_normalize, linear};
 use crate::objectives::itc::{self, Itc, ItcKeys};
 use crate::objectives::itm::{self, HardNegatives, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
+use crate::weights::host_values;
 
 /// Sizes of an ALBEF.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -398,13 +399,14 @@ impl Albef {
         let (i2t, t2i) = match (itc, how) {
             (_, HardNegatives::Off) => (vec![0.0; batch * batch], vec![0.0; batch * batch]),
             (Some(itc), _) => (
-                host(itc.sim_i2t.clone().narrow(1, 0, batch)),
-                host(itc.sim_t2i.clone().narrow(1, 0, batch)),
+                host_values(itc.sim_i2t.clone().inner().narrow(1, 0, batch)),
+                host_values(itc.sim_t2i.clone().inner().narrow(1, 0, batch)),
             ),
             (None, _) => {
                 let sim = image.embed.clone().matmul(text.embed.clone().transpose())
                     / self.temp.val().unsqueeze();
-                (host(sim.clone()), host(sim.transpose()))
+                let sim = sim.inner();
+                (host_values(sim.clone()), host_values(sim.transpose()))
             }
         };
         let same =
@@ -451,13 +453,4 @@ fn first_token(tokens: &Tensor<3>) -> Tensor<2> {
 
 fn int_vector(values: &[i64], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
-}
-
-fn host(tensor: Tensor<2>) -> Vec<f32> {
-    tensor
-        .inner()
-        .into_data()
-        .convert::<f32>()
-        .try_to_vec()
-        .expect("converted to float32 the line before")
 }

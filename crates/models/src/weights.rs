@@ -9,7 +9,9 @@ mod file;
 mod parameters;
 
 pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write, write_whole};
-pub use parameters::{Parameter, export, export_gradients, initialize, load, parameters};
+pub use parameters::{
+    Parameter, export, export_gradients, host_values, initialize, load, parameters,
+};
 
 /// Official ALBEF name of a parameter path in [`crate::albef::Albef`]
 /// (`models/model_pretrain.py`).

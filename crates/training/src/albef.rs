@@ -263,11 +263,7 @@ fn to_tensor(tensor: &HostTensor, device: &Device) -> Tensor<2> {
 fn to_host(tensor: &Tensor<2>) -> HostTensor {
     HostTensor {
         shape: tensor.dims().to_vec(),
-        values: tensor
-            .to_data()
-            .convert::<f32>()
-            .try_to_vec()
-            .expect("converted to float32 the line before"),
+        values: weights::host_values(tensor.clone()),
     }
 }
 
@@ -316,11 +312,7 @@ fn share_of_diagonal(sim: Tensor<2>) -> f64 {
 fn accuracy(itm: &Itm) -> f64 {
     let logits = itm.logits.clone().inner();
     let rows = logits.dims()[0];
-    let values: Vec<f32> = logits
-        .into_data()
-        .convert::<f32>()
-        .try_to_vec()
-        .expect("converted to float32 the line before");
+    let values = weights::host_values(logits);
     let right = values
         .chunks(2)
         .enumerate()

@@ -15,7 +15,7 @@ use fitup_data::text::{Tokenizer, TokenizerError, pre_caption};
 use fitup_index::{Dtype, ModelId, StoreError, StoreSpec};
 use fitup_models::albef::{Albef, AlbefEncoders};
 use fitup_models::layers::bert::ImageKeysValues;
-use fitup_models::weights::{self, TensorMap, WeightsError};
+use fitup_models::weights::{self, TensorMap, WeightsError, host_values};
 use image::RgbImage;
 
 use crate::albef::{is_model, is_momentum};
@@ -241,7 +241,7 @@ impl LoadedModel {
     pub fn similarity(&self, image: &RgbImage, text: &str) -> Result<f32, LoadedError> {
         let text = self.encode_texts(&[self.clean(text)?]);
         let image = self.encode_images(&[self.prepare(image)]);
-        Ok(dot(&host(image.embed), &host(text.embed)))
+        Ok(dot(&host_values(image.embed), &host_values(text.embed)))
     }
 
     /// Probability that a text describes a picture, `[0, 1]`, by the matching head.
@@ -319,7 +319,7 @@ impl LoadedModel {
         mask: Tensor<3>,
         image: &ImageKeysValues,
     ) -> Vec<MatchScore> {
-        let logits = host(self.model.itm_logits(tokens, mask, image, None));
+        let logits = host_values(self.model.itm_logits(tokens, mask, image, None));
         let (pairs, _) = logits.as_chunks::<2>();
         pairs.iter().map(|&logits| MatchScore { logits }).collect()
     }
@@ -353,16 +353,9 @@ fn fingerprint(recipe: &Recipe, vocabulary: &[String], tensors: &TensorMap) -> S
     format!("{hash:016x}")
 }
 
-fn host(x: Tensor<2>) -> Vec<f32> {
-    x.into_data()
-        .convert::<f32>()
-        .try_to_vec()
-        .expect("converted to float32 the line before")
-}
-
 /// Rows of `logits` as probabilities.
 fn probabilities(logits: Tensor<2>) -> Vec<f32> {
-    host(activation::softmax(logits, 1))
+    host_values(activation::softmax(logits, 1))
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

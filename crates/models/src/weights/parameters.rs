@@ -94,7 +94,8 @@ impl Location {
     }
 }
 
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+/// The elements of a tensor of any float type as float32, row-major.
+pub fn host_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor
         .into_data()
         .convert::<f32>()
@@ -132,7 +133,7 @@ impl<F: FnMut(Parameter)> ModuleVisitor for Visit<'_, F> {
         (self.each)(Parameter {
             path: self.location.path(),
             shape: layout.official_shape(&shape),
-            values: layout.to_official(host(value), &shape),
+            values: layout.to_official(host_values(value), &shape),
         });
     }
 

@@ -9,7 +9,9 @@ use fitup_data::sources::{Record, RecordTexts, Source, SourceError, stable_hash}
 use fitup_index::{Dtype, Item, ItemKind, StoreWriter};
 use serde::Serialize;
 
-use super::{CHUNK, Collection, LoadedError, LoadedModel, host};
+use fitup_models::weights::host_values;
+
+use super::{CHUNK, Collection, LoadedError, LoadedModel};
 
 /// The store of the texts, inside the folder of the store of the pictures.
 pub const TEXTS: &str = "texts";
@@ -199,7 +201,7 @@ impl LoadedModel {
             }
         }
         if !items.is_empty() {
-            store.append(&host(self.encode_images(&pixels).embed), &items)?;
+            store.append(&host_values(self.encode_images(&pixels).embed), &items)?;
             report.images += items.len();
         }
         Ok(())
@@ -232,7 +234,7 @@ impl LoadedModel {
             }
         }
         if !items.is_empty() {
-            store.append(&host(self.encode_texts(&cleaned).embed), &items)?;
+            store.append(&host_values(self.encode_texts(&cleaned).embed), &items)?;
             report.texts += items.len();
         }
         Ok(())

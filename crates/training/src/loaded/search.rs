@@ -7,7 +7,9 @@ use fitup_index::{Hit, Item, ItemKind, Store, search};
 use image::RgbImage;
 use serde::Serialize;
 
-use super::{LoadedError, LoadedModel, MatchScore, host};
+use fitup_models::weights::host_values;
+
+use super::{LoadedError, LoadedModel, MatchScore};
 
 /// One item that was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,7 +64,7 @@ impl LoadedModel {
     ) -> Result<SearchResult, LoadedError> {
         let text = self.encode_texts(&[self.clean(query)?]);
         let candidates = rerank.unwrap_or(0);
-        let hits = nearest(store, &host(text.embed.clone()), k.max(candidates));
+        let hits = nearest(store, &host_values(text.embed.clone()), k.max(candidates));
 
         let (mut matched, mut pixels, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for (place, hit) in hits.iter().enumerate().take(candidates) {
@@ -102,7 +104,7 @@ impl LoadedModel {
     ) -> SearchResult {
         let image = self.encode_images(&[self.prepare(query)]);
         let candidates = rerank.unwrap_or(0);
-        let hits = nearest(store, &host(image.embed.clone()), k.max(candidates));
+        let hits = nearest(store, &host_values(image.embed.clone()), k.max(candidates));
 
         let (mut matched, mut texts) = (Vec::new(), Vec::new());
         for (place, hit) in hits.iter().enumerate().take(candidates) {

@@ -16,6 +16,7 @@ use fitup_index::metrics::{
 use fitup_index::rerank::{FinalScore, candidates, rescore};
 use fitup_models::albef::Albef;
 use fitup_models::layers::bert::ImageKeysValues;
+use fitup_models::weights::host_values;
 use serde::{Deserialize, Serialize};
 
 /// Images or texts encoded at a time.
@@ -240,7 +241,7 @@ impl Scorer<'_> {
                 &image,
                 None,
             );
-            let logits = host(logits);
+            let logits = host_values(logits);
             for (i, pair) in chunk.iter().zip(logits.as_chunks::<2>().0) {
                 scores[*i] = *pair;
             }
@@ -268,13 +269,6 @@ fn pad(x: Tensor<3>, dim: usize, count: usize, value: f32) -> Tensor<3> {
     shape[dim] = count;
     let filler = Tensor::full(shape, value, &x.device());
     Tensor::cat(vec![x, filler], dim)
-}
-
-fn host(x: Tensor<2>) -> Vec<f32> {
-    x.into_data()
-        .convert::<f32>()
-        .try_to_vec()
-        .expect("converted to float32 the line before")
 }
 
 /// Evaluates retrieval both ways on a source. `progress` is told the phase, what is done and how
@@ -343,7 +337,7 @@ pub fn evaluate(
         .embed
         .clone()
         .matmul(encoded.embed.clone().transpose());
-    let i2t = ScoreMatrix::new(host(sim), texts.len());
+    let i2t = ScoreMatrix::new(host_values(sim), texts.len());
     let t2i = i2t.transposed();
     let truth = GroundTruth::new(txt2img, count)?;
     let recall = |i2t: &ScoreMatrix, t2i: &ScoreMatrix| -> Result<Recall, MetricsError> {
