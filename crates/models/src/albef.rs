@@ -15,7 +15,7 @@ use crate::layers::bert::{Bert, BertConfig, ImageKeysValues, ImageTokens, paddin
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
 use crate::layers::{l2_normalize, linear};
-use crate::objectives::itc::{self, Itc, ItcKeys};
+use crate::objectives::itc::{self, Itc, ItcKeys, PairId};
 use crate::objectives::itm::{self, HardNegatives, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
 use crate::weights::host_values;
@@ -236,9 +236,9 @@ pub enum NegativeDraw {
         image: Vec<f64>,
         /// One number in `[0, 1)` per image: the draw of its negative text.
         text: Vec<f64>,
-        /// Image ids of the batch, where equal ids must not be negatives of each other; empty to
-        /// forbid only the pair itself, as the original.
-        image_ids: Vec<u64>,
+        /// Ids of the batch, where the same pair must not be a negative; empty to forbid only
+        /// the pair itself, as the original.
+        ids: Vec<PairId>,
     },
 }
 
@@ -390,7 +390,7 @@ impl Albef {
             how,
             image: image_draw,
             text: text_draw,
-            image_ids,
+            ids,
         } = draw
         else {
             unreachable!("called for this variant only");
@@ -409,8 +409,7 @@ impl Albef {
                 (host_values(sim.clone()), host_values(sim.transpose()))
             }
         };
-        let same =
-            |i: usize, j: usize| i == j || (!image_ids.is_empty() && image_ids[i] == image_ids[j]);
+        let same = |i: usize, j: usize| i == j || (!ids.is_empty() && ids[i].is_same(ids[j]));
         Negatives {
             image_idx: itm::choose(&t2i, batch, *how, image_draw, same),
             text_idx: itm::choose(&i2t, batch, *how, text_draw, same),

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
+use fitup_data::sources::stable_hash;
 use fitup_data::text::SpecialIds;
 use fitup_data::text::masking;
 use fitup_models::albef::{
@@ -9,7 +10,7 @@ use fitup_models::albef::{
     PretrainOutput,
 };
 use fitup_models::layers::dropout::DropoutSeed;
-use fitup_models::objectives::itc::{ItcKeys, id_targets, identity_targets};
+use fitup_models::objectives::itc::{ItcKeys, PairId, id_targets, identity_targets};
 use fitup_models::objectives::itm::Itm;
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::weights::{self, HostTensor, TensorMap, WeightsError};
@@ -34,6 +35,8 @@ pub struct AlbefPretrain {
     vocab_size: usize,
     /// Whether this step trains matching and masked words.
     fusing: bool,
+    /// Whether this step contrasts with the queue.
+    queueing: bool,
     device: Device,
 }
 
@@ -88,6 +91,7 @@ impl AlbefPretrain {
             special,
             vocab_size: config.text.vocab_size,
             fusing: true,
+            queueing: true,
             device: device.clone(),
         })
     }
@@ -108,19 +112,19 @@ impl AlbefPretrain {
         &self,
         batch: &PretrainBatch,
         negatives: NegativeDraw,
-        image_ids: &[u64],
+        ids: &[PairId],
         alpha: f64,
         dropout: Option<DropoutSeed>,
     ) -> PretrainOutput {
         let o = &self.objectives;
+        let none = ItcQueue::new(self.queue.image.dims()[0], 0, 0, &self.device);
+        let queue = if self.queueing { &self.queue } else { &none };
         let itc = o.itc.then(|| ItcMemory {
-            image_queue: self.queue.image.clone(),
-            text_queue: self.queue.text.clone(),
+            image_queue: queue.image.clone(),
+            text_queue: queue.text.clone(),
             hard_targets: match o.itc_targets {
-                ItcTargets::Pair => {
-                    identity_targets(image_ids.len(), image_ids.len() + self.queue.size())
-                }
-                ItcTargets::ImageId => id_targets(image_ids, &self.queue.ids),
+                ItcTargets::Pair => identity_targets(ids.len(), ids.len() + queue.size()),
+                ItcTargets::ImageId | ItcTargets::ImageOrCaption => id_targets(ids, &queue.ids),
             },
         });
         let objectives = PretrainObjectives {
@@ -135,8 +139,20 @@ impl AlbefPretrain {
     }
 
     /// Puts a batch's momentum embeddings into the queue.
-    pub fn enqueue(&mut self, keys: ItcKeys, image_ids: &[u64]) {
-        self.queue.enqueue(keys.image, keys.text, image_ids);
+    pub fn enqueue(&mut self, keys: ItcKeys, ids: &[PairId]) {
+        self.queue.enqueue(keys.image, keys.text, ids);
+    }
+
+    /// What the recipe counts as the same pair.
+    fn ids(&self, batch: &PairBatch) -> Vec<PairId> {
+        let captions = self.objectives.itc_targets == ItcTargets::ImageOrCaption;
+        let pairs = batch.image_ids.iter().zip(&batch.captions);
+        pairs
+            .map(|(&image, caption)| PairId {
+                image,
+                caption: captions.then(|| stable_hash(caption.as_bytes())),
+            })
+            .collect()
     }
 
     fn int<const D: usize>(
@@ -167,6 +183,7 @@ impl Pretrain for AlbefPretrain {
     /// model moves.
     fn begin_step(&mut self, step: u64) {
         self.fusing = step >= self.objectives.fusion_start;
+        self.queueing = step >= self.objectives.queue_start;
         let [least, greatest] = self.objectives.temp_range;
         self.map_model(|mut model| {
             model.temp = model
@@ -187,14 +204,15 @@ impl Pretrain for AlbefPretrain {
             &mut rng,
         );
         let masked = masking::apply(&batch.input_ids, &draws, &self.special);
+        let ids = self.ids(batch);
         let mut uniform = || (0..batch.size).map(|_| rng.random()).collect();
         let negatives = NegativeDraw::Choose {
             how: self.objectives.hard_negatives,
             image: uniform(),
             text: uniform(),
-            image_ids: match self.objectives.itc_targets {
+            ids: match self.objectives.itc_targets {
                 ItcTargets::Pair => Vec::new(),
-                ItcTargets::ImageId => batch.image_ids.clone(),
+                ItcTargets::ImageId | ItcTargets::ImageOrCaption => ids.clone(),
             },
         };
         let side = batch.image_size as usize;
@@ -208,9 +226,9 @@ impl Pretrain for AlbefPretrain {
             masked: MaskedPositions::from_labels(&masked.labels),
         };
         let dropout = DropoutSeed::new(rng.random());
-        let output = self.losses_with(&input, negatives, &batch.image_ids, alpha, Some(dropout));
+        let output = self.losses_with(&input, negatives, &ids, alpha, Some(dropout));
         if let Some(keys) = output.keys.clone() {
-            self.enqueue(keys, &batch.image_ids);
+            self.enqueue(keys, &ids);
         }
         summarise(output, &self.objectives, self.model())
     }

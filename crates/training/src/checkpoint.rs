@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use fitup_data::loader::Position;
+use fitup_models::objectives::itc::PairId;
 use fitup_models::weights::{self, Precision, TensorMap, WeightsError};
 use serde::{Deserialize, Serialize};
 
@@ -58,8 +59,8 @@ pub struct Progress {
     pub position: Position,
     /// Where the queue's next entries go.
     pub queue_pointer: usize,
-    /// Image ids behind the queue's entries.
-    pub queue_ids: Vec<Option<u64>>,
+    /// Pairs behind the queue's entries.
+    pub queue_ids: Vec<Option<PairId>>,
 }
 
 /// A checkpoint in memory.

@@ -2,18 +2,19 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_models::layers::l2_normalize;
+use fitup_models::objectives::itc::PairId;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Two ring buffers of the same length, with the ids of the images behind the entries.
+/// Two ring buffers of the same length, with the ids of the pairs behind the entries.
 #[derive(Clone, Debug)]
 pub struct ItcQueue {
     /// `[embed_dim, size]`.
     pub image: Tensor<2>,
     /// `[embed_dim, size]`.
     pub text: Tensor<2>,
-    /// Image id of each entry; `None` where nothing was enqueued yet.
-    pub ids: Vec<Option<u64>>,
+    /// Id of each entry's pair; `None` where nothing was enqueued yet.
+    pub ids: Vec<Option<PairId>>,
     /// Where the next entries go.
     pub pointer: usize,
 }
@@ -48,7 +49,7 @@ impl ItcQueue {
 
     /// Overwrites the oldest entries with `image` and `text`, `[batch, embed_dim]` each, and moves
     /// the pointer. The size must be a multiple of the batch, as the recipe checks.
-    pub fn enqueue(&mut self, image: Tensor<2>, text: Tensor<2>, ids: &[u64]) {
+    pub fn enqueue(&mut self, image: Tensor<2>, text: Tensor<2>, ids: &[PairId]) {
         if self.size() == 0 {
             return;
         }
@@ -72,17 +73,25 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn pair(image: u64) -> PairId {
+        PairId {
+            image,
+            caption: None,
+        }
+    }
+
     #[test]
     fn the_oldest_entries_go() {
         let device = Device::flex();
         let mut queue = ItcQueue::new(2, 4, 0, &device);
         for (step, value) in [1.0f32, 2.0, 3.0].into_iter().enumerate() {
             let rows = Tensor::<2>::full([2, 2], value, &device);
-            queue.enqueue(rows.clone(), rows, &[step as u64, 10 + step as u64]);
+            let ids = [step as u64, 10 + step as u64].map(pair);
+            queue.enqueue(rows.clone(), rows, &ids);
         }
         let image: Vec<f32> = queue.image.into_data().try_to_vec().unwrap();
         assert_eq!(image, [3.0, 3.0, 2.0, 2.0, 3.0, 3.0, 2.0, 2.0]);
-        assert_eq!(queue.ids, [Some(2), Some(12), Some(1), Some(11)]);
+        assert_eq!(queue.ids, [2, 12, 1, 11].map(|id| Some(pair(id))));
         assert_eq!(queue.pointer, 2);
     }
 
@@ -91,7 +100,7 @@ mod tests {
         let device = Device::flex();
         let mut queue = ItcQueue::new(2, 0, 0, &device);
         let rows = Tensor::<2>::ones([2, 2], &device);
-        queue.enqueue(rows.clone(), rows, &[1, 2]);
+        queue.enqueue(rows.clone(), rows, &[1, 2].map(pair));
         assert_eq!(queue.image.dims(), [2, 0]);
     }
 }

@@ -201,6 +201,9 @@ pub struct ObjectivesRecipe {
     pub momentum: f64,
     /// Entries of the queue; a multiple of the batch; 0: only this batch.
     pub queue_size: usize,
+    /// First step whose contrast includes the queue; before it the batch alone. In short runs an
+    /// early queue holds features of a network that has already changed. 0, as the original.
+    pub queue_start: u64,
     /// Least and greatest temperature.
     pub temp_range: [f64; 2],
     /// Factors on the losses.
@@ -222,6 +225,7 @@ impl Default for ObjectivesRecipe {
             itc_targets: ItcTargets::Pair,
             momentum: 0.995,
             queue_size: 65_536,
+            queue_start: 0,
             temp_range: [0.001, 0.5],
             weights: LossWeights::default(),
         }
@@ -238,6 +242,9 @@ pub enum ItcTargets {
     /// Every key of the same image, in the batch and in the queue; such pairs are no matching
     /// negatives either.
     ImageId,
+    /// As `image-id`, and every key of an equal caption: several pictures may be rightly called
+    /// "a teapot".
+    ImageOrCaption,
 }
 
 /// Factors on the losses.

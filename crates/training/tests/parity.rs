@@ -12,6 +12,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fitup_data::text::SpecialIds;
 use fitup_models::albef::{NegativeDraw, PretrainBatch};
+use fitup_models::objectives::itc::PairId;
 use fitup_models::objectives::itm::Negatives;
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::weights::TensorMap;
@@ -132,7 +133,10 @@ fn five_training_steps() {
     let mut system = AlbefPretrain::new(&recipe, special, Some(&state), &device).unwrap();
     let mut optimizer = AdamW::new(recipe.optimizer.clone(), AlbefPretrain::parameter_name);
     let losses = &tensors["out.losses"].values;
-    let ids = [0, 1, 2, 3];
+    let ids = [0, 1, 2, 3].map(|image| PairId {
+        image,
+        caption: None,
+    });
 
     for step in 0..5usize {
         let int = |name: &str| -> Tensor<2, Int> {

@@ -2,6 +2,7 @@
 //! equations 1 to 3 and 6; `models/model_pretrain.py`).
 
 use burn::tensor::{Tensor, TensorData, activation};
+use serde::{Deserialize, Serialize};
 
 use super::soft_cross_entropy;
 
@@ -104,14 +105,33 @@ pub fn identity_targets(batch: usize, keys: usize) -> TensorData {
     TensorData::new(targets, [batch, keys])
 }
 
-/// Targets uniform over all keys of the same image id (`models/model_retrieval.py`). `ids`: of
-/// the batch; `queue_ids`: of the queue, `None` where nothing was enqueued yet. Row-major
-/// `[batch, batch + queue]`.
-pub fn id_targets(ids: &[u64], queue_ids: &[Option<u64>]) -> TensorData {
+/// What makes a pair the same as another: where it is, one is no negative of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairId {
+    /// Identity of the image.
+    pub image: u64,
+    /// Identity of the caption, where equal captions count as well.
+    pub caption: Option<u64>,
+}
+
+impl PairId {
+    /// Whether the image is the same, or the caption where it counts.
+    pub fn is_same(self, other: Self) -> bool {
+        self.image == other.image || (self.caption.is_some() && self.caption == other.caption)
+    }
+}
+
+/// Targets uniform over all keys that are the same pair (`models/model_retrieval.py`, there by
+/// image alone). `ids`: of the batch; `queue_ids`: of the queue, `None` where nothing was
+/// enqueued yet. Row-major `[batch, batch + queue]`.
+pub fn id_targets(ids: &[PairId], queue_ids: &[Option<PairId>]) -> TensorData {
     let keys = ids.len() + queue_ids.len();
     let mut targets = Vec::with_capacity(ids.len() * keys);
     for id in ids {
-        let equal = |key: Option<u64>| if key == Some(*id) { 1.0f32 } else { 0.0 };
+        let equal = |key: Option<PairId>| match key {
+            Some(key) if key.is_same(*id) => 1.0f32,
+            _ => 0.0,
+        };
         let row: Vec<f32> = ids
             .iter()
             .map(|key| equal(Some(*key)))
@@ -130,9 +150,25 @@ mod tests {
 
     #[test]
     fn equal_ids_share_the_target() {
-        let targets = id_targets(&[7, 8, 7], &[Some(8), None]);
+        let image = |image| PairId {
+            image,
+            caption: None,
+        };
+        let targets = id_targets(&[image(7), image(8), image(7)], &[Some(image(8)), None]);
         let values: Vec<f32> = targets.try_to_vec().unwrap();
         assert_eq!(&values[..5], [0.5, 0.0, 0.5, 0.0, 0.0]);
         assert_eq!(&values[5..10], [0.0, 0.5, 0.0, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn equal_captions_share_the_target_where_they_count() {
+        let pair = |image, caption| PairId {
+            image,
+            caption: Some(caption),
+        };
+        let targets = id_targets(&[pair(1, 5), pair(2, 5)], &[Some(pair(1, 6))]);
+        let values: Vec<f32> = targets.try_to_vec().unwrap();
+        let third = 1.0 / 3.0;
+        assert_eq!(values, [third, third, third, 0.5, 0.5, 0.0]);
     }
 }
