@@ -183,7 +183,10 @@ impl Observer for RunDisplay {
         else {
             return;
         };
-        let scores = &result.reranked.as_ref().unwrap_or(&result.itc).official;
+        let Some(ranking) = result.last_ranking() else {
+            return;
+        };
+        let scores = &ranking.official;
         self.line(&format!(
             "step {step}: text retrieval R@1/5/10 {:.1}/{:.1}/{:.1}, image retrieval {:.1}/{:.1}/{:.1} ({}; {seconds:.0} s)",
             scores.txt_r1,

@@ -11,13 +11,16 @@ use burn::nn::{Initializer, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::bert::{Bert, BertConfig, ImageKeysValues, ImageTokens, padding_mask};
+use crate::layers::bert::{
+    Bert, BertConfig, ImageKeysValues, ImageTokens, KeysValues, padding_mask,
+};
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
 use crate::layers::{l2_normalize, linear};
 use crate::objectives::itc::{self, Itc, ItcKeys, PairId};
 use crate::objectives::itm::{self, HardNegatives, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
+use crate::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig};
 use crate::weights::host_values;
 
 /// Sizes of an ALBEF.
@@ -58,9 +61,22 @@ impl AlbefConfig {
             text_proj: linear(self.text.hidden_size, self.embed_dim, device),
         }
     }
+}
 
-    /// What does not fit together, as a sentence that names the fields; `None` when all does.
-    pub fn problem(&self) -> Option<String> {
+impl SystemConfig for AlbefConfig {
+    fn image_size(&self) -> usize {
+        self.vision.image_size
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.text.vocab_size
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.text.max_position_embeddings
+    }
+
+    fn problem(&self) -> Option<String> {
         let (vision, text) = (&self.vision, &self.text);
         let multiple = |name: &str, value: usize, of: &str, unit: usize| {
             (unit == 0 || !value.is_multiple_of(unit))
@@ -452,4 +468,90 @@ fn first_token(tokens: &Tensor<3>) -> Tensor<2> {
 
 fn int_vector(values: &[i64], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+impl System for Albef {
+    fn encode_images(&self, image: Tensor<4>) -> EncodedImages {
+        let features = self.encoders.encode_image(image);
+        EncodedImages {
+            tokens: features.tokens,
+            embed: Some(features.embed),
+        }
+    }
+
+    fn encode_texts(
+        &self,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+    ) -> EncodedTexts {
+        let features = self.encoders.encode_text(input_ids, attention_mask, None);
+        EncodedTexts {
+            tokens: features.tokens,
+            mask: features.mask,
+            embed: Some(features.embed),
+        }
+    }
+
+    fn embed_dim(&self) -> Option<usize> {
+        Some(self.encoders.text_proj.weight.dims()[1])
+    }
+
+    fn logit_scale(&self) -> f32 {
+        self.temp.val().into_scalar::<f32>().recip()
+    }
+
+    fn matching(&self) -> Option<&dyn Matching> {
+        Some(self)
+    }
+
+    fn masked_words(&self) -> Option<&dyn MaskedWords> {
+        Some(&self.encoders)
+    }
+}
+
+impl Matching for Albef {
+    /// Keys and values of the fusion layers' cross-attention, in turn.
+    fn image_parts(&self, tokens: Tensor<3>) -> Vec<Tensor<3>> {
+        let image = self.encoders.image_keys_values(tokens);
+        let layers = image.layers.into_iter();
+        layers.flat_map(|kv| [kv.keys, kv.values]).collect()
+    }
+
+    fn pair_logits(
+        &self,
+        tokens: Tensor<3>,
+        mask: Tensor<3>,
+        image_parts: &[Tensor<3>],
+    ) -> Tensor<2> {
+        let layers = image_parts.as_chunks::<2>().0.iter();
+        let image = ImageKeysValues {
+            layers: layers
+                .map(|[keys, values]| KeysValues {
+                    keys: keys.clone(),
+                    values: values.clone(),
+                    mask: None,
+                })
+                .collect(),
+        };
+        self.itm_logits(tokens, mask, &image, None)
+    }
+}
+
+impl MaskedWords for AlbefEncoders {
+    fn gap_logits(
+        &self,
+        image: Tensor<4>,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        masked: &MaskedPositions,
+    ) -> Tensor<2> {
+        let image = self.image_keys_values(self.visual_encoder.forward(image));
+        self.mlm_logits(
+            input_ids,
+            padding_mask(attention_mask),
+            &image,
+            masked,
+            None,
+        )
+    }
 }

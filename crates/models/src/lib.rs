@@ -4,9 +4,10 @@
 //! are built from [`layers`] and trained with [`objectives`], which are pure functions: the
 //! momentum update, the queue and every random draw are inputs, which is what makes a step
 //! reproducible and comparable with recorded tensors. [`weights`] reads and writes checkpoints
-//! under the official parameter names.
+//! under the official parameter names; [`system`] is what a trained system can be asked.
 
 pub mod albef;
 pub mod layers;
 pub mod objectives;
+pub mod system;
 pub mod weights;

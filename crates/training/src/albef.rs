@@ -41,61 +41,6 @@ pub struct AlbefPretrain {
 }
 
 impl AlbefPretrain {
-    /// Weights drawn from the recipe's seed, or from tensors of official names; the momentum copy
-    /// equals the model where the tensors hold none.
-    ///
-    /// # Errors
-    /// When the tensors do not fit the recipe's sizes.
-    pub fn new(
-        recipe: &Recipe,
-        special: SpecialIds,
-        tensors: Option<&TensorMap>,
-        device: &Device,
-    ) -> Result<Self, WeightsError> {
-        let config = &recipe.model.albef;
-        let tracked = device.clone().autodiff();
-        let model = weights::initialize(
-            config.init(&tracked),
-            recipe.model.init_std,
-            recipe.seed ^ 0xA1BE_F000,
-        );
-        let model = match tensors {
-            Some(tensors) => weights::load(model, tensors, weights::albef_name, is_model)?,
-            None => model,
-        };
-        let empty = config.init_encoders(device);
-        let teacher = match tensors {
-            Some(tensors) if tensors.keys().any(|name| is_momentum(name)) => {
-                weights::load(empty, tensors, weights::albef_momentum_name, is_momentum)?
-            }
-            _ => momentum::update(empty, &model.encoders, 0.0),
-        };
-        let mut queue = ItcQueue::new(
-            config.embed_dim,
-            recipe.objectives.queue_size,
-            recipe.seed ^ 0x00E0_E000,
-            device,
-        );
-        if let Some(tensors) = tensors {
-            let side = |name: &str| tensors.get(name).map(|t| to_tensor(t, device));
-            if let (Some(image), Some(text)) = (side("image_queue"), side("text_queue")) {
-                (queue.image, queue.text) = (image, text);
-            }
-        }
-        Ok(Self {
-            model: Some(model),
-            momentum: teacher,
-            queue,
-            objectives: recipe.objectives.clone(),
-            mask_probability: recipe.data.mask_probability,
-            special,
-            vocab_size: config.text.vocab_size,
-            fusing: true,
-            queueing: true,
-            device: device.clone(),
-        })
-    }
-
     /// The momentum model.
     pub fn momentum(&self) -> &AlbefEncoders {
         &self.momentum
@@ -166,6 +111,56 @@ impl AlbefPretrain {
 
 impl Pretrain for AlbefPretrain {
     type Model = Albef;
+
+    fn new(
+        recipe: &Recipe,
+        special: SpecialIds,
+        tensors: Option<&TensorMap>,
+        device: &Device,
+    ) -> Result<Self, WeightsError> {
+        let config = recipe.model.albef();
+        let tracked = device.clone().autodiff();
+        let model = weights::initialize(
+            config.init(&tracked),
+            recipe.model.init_std,
+            recipe.seed ^ 0xA1BE_F000,
+        );
+        let model = match tensors {
+            Some(tensors) => weights::load(model, tensors, weights::albef_name, is_model)?,
+            None => model,
+        };
+        let empty = config.init_encoders(device);
+        let teacher = match tensors {
+            Some(tensors) if tensors.keys().any(|name| is_momentum(name)) => {
+                weights::load(empty, tensors, weights::albef_momentum_name, is_momentum)?
+            }
+            _ => momentum::update(empty, &model.encoders, 0.0),
+        };
+        let mut queue = ItcQueue::new(
+            config.embed_dim,
+            recipe.objectives.queue_size,
+            recipe.seed ^ 0x00E0_E000,
+            device,
+        );
+        if let Some(tensors) = tensors {
+            let side = |name: &str| tensors.get(name).map(|t| to_tensor(t, device));
+            if let (Some(image), Some(text)) = (side("image_queue"), side("text_queue")) {
+                (queue.image, queue.text) = (image, text);
+            }
+        }
+        Ok(Self {
+            model: Some(model),
+            momentum: teacher,
+            queue,
+            objectives: recipe.objectives.clone(),
+            mask_probability: recipe.data.mask_probability,
+            special,
+            vocab_size: config.text.vocab_size,
+            fusing: true,
+            queueing: true,
+            device: device.clone(),
+        })
+    }
 
     fn model(&self) -> &Albef {
         self.model.as_ref().expect("absent only inside `map_model`")

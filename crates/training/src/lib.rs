@@ -12,5 +12,6 @@ pub mod queue;
 pub mod recipe;
 pub mod report;
 pub mod schedule;
+pub mod systems;
 pub mod tasks;
 pub mod trainer;

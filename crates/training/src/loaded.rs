@@ -13,15 +13,15 @@ use fitup_data::images::EvalTransform;
 use fitup_data::sources::SourceError;
 use fitup_data::text::{Tokenizer, TokenizerError, pre_caption};
 use fitup_index::{Dtype, ModelId, StoreError, StoreSpec};
-use fitup_models::albef::{Albef, AlbefEncoders};
-use fitup_models::layers::bert::ImageKeysValues;
-use fitup_models::weights::{self, TensorMap, WeightsError, host_values};
+use fitup_models::system::{EncodedImages, MaskedWords, Matching, System};
+use fitup_models::weights::{TensorMap, WeightsError, host_values};
 use image::RgbImage;
 
-use crate::albef::{is_model, is_momentum};
+use crate::albef::is_model;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::recipe::Recipe;
-use crate::tasks::retrieval::{EncodedImages, EncodedTexts, Scorer};
+use crate::recipe::{Recipe, SystemKind};
+use crate::systems;
+use crate::tasks::retrieval::{PaddedTexts, Scorer, repeat};
 
 pub use collection::{Collection, Pictures};
 pub use fill::{Filled, FilledMask};
@@ -67,6 +67,18 @@ pub enum LoadedError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The system has no part that the task needs.
+    #[error("{model} is a {system}, which cannot {task}: {reason}")]
+    Cannot {
+        /// Name of the model.
+        model: String,
+        /// Its system.
+        system: SystemKind,
+        /// What was asked.
+        task: &'static str,
+        /// What it lacks, and what can.
+        reason: &'static str,
+    },
     /// Nothing is left of a text.
     #[error("the text {text:?} holds no words: write at least one letter or digit")]
     EmptyText {
@@ -91,15 +103,15 @@ pub enum LoadedError {
     },
 }
 
-/// A trained ALBEF with all that its use needs, on the plain (not autodiff) device.
+/// A trained system with all that its use needs, on the plain (not autodiff) device.
 #[derive(Debug)]
 pub struct LoadedModel {
     /// For people: the name of the run that trained it.
     pub name: String,
     /// The model.
-    pub model: Albef,
+    pub model: Box<dyn System>,
     /// Its momentum copy, where the file holds one.
-    pub momentum: Option<AlbefEncoders>,
+    pub momentum: Option<Box<dyn MaskedWords>>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// What it does to a picture before encoding it.
@@ -162,21 +174,7 @@ impl LoadedModel {
             path: path.to_owned(),
             source,
         };
-        let config = &recipe.model.albef;
-        let model = weights::load(config.init(device), &tensors, weights::albef_name, is_model)
-            .map_err(unfit)?;
-        let momentum = match tensors.keys().any(|name| is_momentum(name)) {
-            false => None,
-            true => Some(
-                weights::load(
-                    config.init_encoders(device),
-                    &tensors,
-                    weights::albef_momentum_name,
-                    is_momentum,
-                )
-                .map_err(unfit)?,
-            ),
-        };
+        let (model, momentum) = systems::open(&recipe, &tensors, device).map_err(unfit)?;
         let fingerprint = fingerprint(&recipe, &vocabulary, &tensors);
         let tokenizer =
             Tokenizer::from_vocabulary(vocabulary).map_err(|source| LoadedError::Vocabulary {
@@ -198,7 +196,7 @@ impl LoadedModel {
     /// The model as the retrieval task takes it.
     pub fn scorer(&self) -> Scorer<'_> {
         Scorer {
-            model: &self.model,
+            model: self.model.as_ref(),
             tokenizer: &self.tokenizer,
             transform: self.transform.clone(),
             device: &self.device,
@@ -229,7 +227,7 @@ impl LoadedModel {
     }
 
     /// Encodes cleaned texts; at least one.
-    pub fn encode_texts(&self, texts: &[String]) -> EncodedTexts {
+    pub fn encode_texts(&self, texts: &[String]) -> PaddedTexts {
         self.scorer()
             .encode_texts(texts, self.recipe.data.max_tokens)
     }
@@ -237,92 +235,161 @@ impl LoadedModel {
     /// Cosine of the embeddings of a picture and a text, `[-1, 1]`.
     ///
     /// # Errors
-    /// [`LoadedError::EmptyText`].
+    /// [`LoadedError::EmptyText`], [`LoadedError::Cannot`].
     pub fn similarity(&self, image: &RgbImage, text: &str) -> Result<f32, LoadedError> {
-        let text = self.encode_texts(&[self.clean(text)?]);
-        let image = self.encode_images(&[self.prepare(image)]);
-        Ok(dot(&host_values(image.embed), &host_values(text.embed)))
+        let text = self.embed_texts(&[self.clean(text)?], "compare")?;
+        let image = self.embed_images(&[self.prepare(image)], "compare")?;
+        Ok(dot(&image, &text))
+    }
+
+    /// Embeddings of prepared pictures, row by row, `[images, embed_dim]`; at least one. `task` is
+    /// what the caller is asked to do.
+    ///
+    /// # Errors
+    /// [`LoadedError::Cannot`].
+    pub fn embed_images(
+        &self,
+        images: &[Vec<f32>],
+        task: &'static str,
+    ) -> Result<Vec<f32>, LoadedError> {
+        let embed = self.encode_images(images).embed;
+        embed
+            .map(host_values)
+            .ok_or_else(|| self.no_embeddings(task))
+    }
+
+    /// Embeddings of cleaned texts, row by row, `[texts, embed_dim]`; at least one. `task` is what
+    /// the caller is asked to do.
+    ///
+    /// # Errors
+    /// [`LoadedError::Cannot`].
+    pub fn embed_texts(
+        &self,
+        texts: &[String],
+        task: &'static str,
+    ) -> Result<Vec<f32>, LoadedError> {
+        let embed = self.encode_texts(texts).encoded.embed;
+        embed
+            .map(host_values)
+            .ok_or_else(|| self.no_embeddings(task))
+    }
+
+    fn no_embeddings(&self, task: &'static str) -> LoadedError {
+        self.cannot(
+            task,
+            "it reads a picture and a text together and has no embedding of either alone; a clip, an albef or a vlmo has",
+        )
+    }
+
+    fn cannot(&self, task: &'static str, reason: &'static str) -> LoadedError {
+        LoadedError::Cannot {
+            model: self.name.clone(),
+            system: self.recipe.model.system,
+            task,
+            reason,
+        }
+    }
+
+    /// The matching head.
+    ///
+    /// # Errors
+    /// [`LoadedError::Cannot`].
+    pub fn matching(&self, task: &'static str) -> Result<&dyn Matching, LoadedError> {
+        self.model.matching().ok_or_else(|| {
+            self.cannot(
+                task,
+                "it has no matching head; an albef, a vilt or a vlmo has",
+            )
+        })
     }
 
     /// Probability that a text describes a picture, `[0, 1]`, by the matching head.
     ///
     /// # Errors
-    /// [`LoadedError::EmptyText`].
+    /// [`LoadedError::EmptyText`], [`LoadedError::Cannot`].
     pub fn match_score(&self, image: &RgbImage, text: &str) -> Result<f32, LoadedError> {
+        let matching = self.matching("say how well a text matches")?;
         let texts = self.encode_texts(&[self.clean(text)?]);
         let images = self.encode_images(&[self.prepare(image)]);
-        let scores = self.match_images(&images, &texts, 0);
+        let scores = self.match_images(matching, &images, &texts, 0);
         Ok(scores[0].probability())
     }
 
     /// Text number `text` against every picture.
     pub fn match_images(
         &self,
+        matching: &dyn Matching,
         images: &EncodedImages,
-        texts: &EncodedTexts,
+        texts: &PaddedTexts,
         text: usize,
     ) -> Vec<MatchScore> {
         let [count, ..] = images.tokens.dims();
         let length = texts.lengths[text];
-        let tokens = texts.tokens.clone().narrow(0, text, 1).narrow(1, 0, length);
-        let mask = texts.mask.clone().narrow(0, text, 1).narrow(2, 0, length);
+        let one = |x: &Tensor<3>| x.clone().narrow(0, text, 1);
+        let tokens = one(&texts.encoded.tokens).narrow(1, 0, length);
+        let mask = one(&texts.encoded.mask).narrow(2, 0, length);
         let mut scores = Vec::with_capacity(count);
         for start in (0..count).step_by(CHUNK) {
             let rows = CHUNK.min(count - start);
-            let kv = images.tokens.clone().narrow(0, start, rows);
-            let kv = self.model.encoders.image_keys_values(kv);
+            let parts = matching.image_parts(images.tokens.clone().narrow(0, start, rows));
             let [_, length, width] = tokens.dims();
             let tokens = tokens.clone().expand([rows, length, width]);
             let mask = mask.clone().expand([rows, 1, length]);
-            scores.extend(self.match_rows(tokens, mask, &kv));
+            scores.extend(match_rows(matching, tokens, mask, &parts));
         }
         scores
     }
 
     /// Every text against the one picture in `image`.
-    pub fn match_texts(&self, image: &EncodedImages, texts: &EncodedTexts) -> Vec<MatchScore> {
-        let [count, ..] = texts.tokens.dims();
-        let kv = self.scorer().image_keys_values(image, 0);
+    pub fn match_texts(
+        &self,
+        matching: &dyn Matching,
+        image: &EncodedImages,
+        texts: &PaddedTexts,
+    ) -> Vec<MatchScore> {
+        let [count, ..] = texts.encoded.tokens.dims();
+        let parts = matching.image_parts(image.tokens.clone());
         let mut scores = Vec::with_capacity(count);
         for start in (0..count).step_by(CHUNK) {
             let rows = CHUNK.min(count - start);
-            let kv = kv.map(|x| {
-                let [_, tokens, width] = x.dims();
-                x.expand([rows, tokens, width])
-            });
-            scores.extend(self.match_rows(
-                texts.tokens.clone().narrow(0, start, rows),
-                texts.mask.clone().narrow(0, start, rows),
-                &kv,
+            scores.extend(match_rows(
+                matching,
+                texts.encoded.tokens.clone().narrow(0, start, rows),
+                texts.encoded.mask.clone().narrow(0, start, rows),
+                &repeat(&parts, rows),
             ));
         }
         scores
     }
 
     /// What a feature store of this model has in common.
-    pub fn store_spec(&self, dtype: Dtype) -> StoreSpec {
-        StoreSpec {
+    ///
+    /// # Errors
+    /// [`LoadedError::Cannot`] where there are no features to store.
+    pub fn store_spec(&self, dtype: Dtype) -> Result<StoreSpec, LoadedError> {
+        let dim = self.model.embed_dim();
+        Ok(StoreSpec {
             model: ModelId {
                 name: self.name.clone(),
                 fingerprint: self.fingerprint.clone(),
             },
-            dim: self.recipe.model.albef.embed_dim,
+            dim: dim.ok_or_else(|| self.no_embeddings("index"))?,
             dtype,
             normalised: true,
-        }
+        })
     }
+}
 
-    /// Row `i` of the texts against row `i` of the images.
-    fn match_rows(
-        &self,
-        tokens: Tensor<3>,
-        mask: Tensor<3>,
-        image: &ImageKeysValues,
-    ) -> Vec<MatchScore> {
-        let logits = host_values(self.model.itm_logits(tokens, mask, image, None));
-        let (pairs, _) = logits.as_chunks::<2>();
-        pairs.iter().map(|&logits| MatchScore { logits }).collect()
-    }
+/// Row `i` of the texts against row `i` of the images.
+fn match_rows(
+    matching: &dyn Matching,
+    tokens: Tensor<3>,
+    mask: Tensor<3>,
+    image_parts: &[Tensor<3>],
+) -> Vec<MatchScore> {
+    let logits = host_values(matching.pair_logits(tokens, mask, image_parts));
+    let (pairs, _) = logits.as_chunks::<2>();
+    pairs.iter().map(|&logits| MatchScore { logits }).collect()
 }
 
 /// FNV-1a, 64 bits, over all that features follow from: the model's tensors by name, the
@@ -337,7 +404,10 @@ fn fingerprint(recipe: &Recipe, vocabulary: &[String], tensors: &TensorMap) -> S
     let data = &recipe.data;
     let preparation = format!(
         "{} {:?} {} {}",
-        recipe.model.albef.vision.image_size, data.fit, data.max_words, data.max_tokens
+        recipe.model.sizes().image_size(),
+        data.fit,
+        data.max_words,
+        data.max_tokens
     );
     add(preparation.as_bytes());
     for token in vocabulary {

@@ -9,6 +9,7 @@ use fitup_data::loader::{CaptionChoice, LoaderConfig};
 use fitup_data::sources::SourceSpec;
 use fitup_models::albef::AlbefConfig;
 use fitup_models::objectives::itm::HardNegatives;
+use fitup_models::system::SystemConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::optimizer::OptimizerConfig;
@@ -75,8 +76,9 @@ pub struct Recipe {
 pub struct ModelRecipe {
     /// Which system.
     pub system: SystemKind,
-    /// Its sizes.
-    pub albef: AlbefConfig,
+    /// Its sizes, where it is an ALBEF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub albef: Option<AlbefConfig>,
     /// Weights to start from (safetensors under official names); absent: drawn from the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_weights: Option<PathBuf>,
@@ -97,6 +99,40 @@ pub enum SystemKind {
     Albef,
 }
 
+impl std::fmt::Display for SystemKind {
+    /// As a recipe writes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Albef => "albef",
+        })
+    }
+}
+
+impl ModelRecipe {
+    /// The sizes of the chosen system; `None` when its table is missing.
+    fn chosen(&self) -> Option<&dyn SystemConfig> {
+        fn sizes<T: SystemConfig>(config: &Option<T>) -> Option<&dyn SystemConfig> {
+            config.as_ref().map(|config| config as &dyn SystemConfig)
+        }
+        match self.system {
+            SystemKind::Albef => sizes(&self.albef),
+        }
+    }
+
+    /// The sizes of the chosen system.
+    pub fn sizes(&self) -> &dyn SystemConfig {
+        self.chosen().expect(CHECKED)
+    }
+
+    /// ALBEF's sizes; call for that system only.
+    pub fn albef(&self) -> &AlbefConfig {
+        self.albef.as_ref().expect(CHECKED)
+    }
+}
+
+/// Why a recipe's own table is there.
+const CHECKED: &str = "a recipe is refused when the table of its system is missing";
+
 /// The data of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -107,7 +143,7 @@ pub struct DataRecipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<SourceSpec>,
     /// `vocab.txt` of the tokenizer; absent: built from the training captions at the start, with
-    /// `model.albef.text.vocab_size` entries.
+    /// as many entries as the model has rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<PathBuf>,
     /// Pairs per step (per micro-batch where gradients are accumulated).
@@ -351,8 +387,13 @@ impl Recipe {
 
     fn check(self) -> Result<Self, RecipeError> {
         let error = |field: &'static str, reason: String| Err(RecipeError::Value { field, reason });
-        if let Some(problem) = self.model.albef.problem() {
-            return error("model.albef", problem);
+        let system = self.model.system;
+        let Some(sizes) = self.model.chosen() else {
+            let reason = format!("is {system}, which needs its sizes in a table [model.{system}]");
+            return error("model.system", reason);
+        };
+        if let Some(problem) = sizes.problem() {
+            return error("model", format!("[model.{system}]: {problem}"));
         }
         let (data, objectives) = (&self.data, &self.objectives);
         if data.batch_size == 0 {
@@ -367,12 +408,13 @@ impl Recipe {
                 ),
             );
         }
-        if data.max_tokens > self.model.albef.text.max_position_embeddings {
+        if data.max_tokens > sizes.max_tokens() {
             return error(
                 "data.max_tokens",
                 format!(
-                    "{} is more than model.albef.text.max_position_embeddings = {}",
-                    data.max_tokens, self.model.albef.text.max_position_embeddings
+                    "{} is more than the {} positions of [model.{system}]",
+                    data.max_tokens,
+                    sizes.max_tokens()
                 ),
             );
         }
@@ -409,7 +451,7 @@ impl Recipe {
     /// The augmentation of training images.
     pub fn train_transform(&self) -> TrainTransform {
         TrainTransform {
-            size: self.model.albef.vision.image_size as u32,
+            size: self.model.sizes().image_size() as u32,
             scale: self.data.crop_scale,
             flip: self.data.flip,
             randaugment: self.data.randaugment.clone(),
@@ -421,7 +463,7 @@ impl Recipe {
     /// The transform of images in evaluation and use.
     pub fn eval_transform(&self) -> EvalTransform {
         EvalTransform {
-            size: self.model.albef.vision.image_size as u32,
+            size: self.model.sizes().image_size() as u32,
             normalize: Normalize::CLIP,
             fit: self.data.fit,
         }

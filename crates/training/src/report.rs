@@ -226,8 +226,9 @@ fn summary(events: &[Event]) -> String {
             "loss at the last logged step".into(),
         ),
     ];
-    if let Some((_, result)) = results(events).last() {
-        let best = result.reranked.as_ref().unwrap_or(&result.itc);
+    if let Some((_, result)) = results(events).last()
+        && let Some(best) = result.last_ranking()
+    {
         let how = if result.reranked.is_some() {
             "re-ranked"
         } else {
@@ -286,7 +287,7 @@ fn evaluations(events: &[Event]) -> String {
             });
             series.push(Series {
                 name: format!("R@{k} ITC"),
-                points: points(|result| Some(&result.itc.official)),
+                points: points(|result| result.itc.as_ref().map(|r| &r.official)),
                 color,
                 stroke: Stroke::Dashed,
             });
@@ -312,21 +313,24 @@ fn evaluations(events: &[Event]) -> String {
 }
 
 fn recall_table(result: &RetrievalResult) -> String {
-    let mut rows = vec![
-        ("Contrastive (ITC)", &result.itc.official),
-        ("equal captions right", &result.itc.equal_captions),
+    let rankings = [
+        ("Contrastive (ITC)", &result.itc),
+        ("Matching (ITM)", &result.reranked),
     ];
-    if let Some(reranked) = &result.reranked {
-        rows.push(("Re-ranked (ITM)", &reranked.official));
-        rows.push(("equal captions right", &reranked.equal_captions));
-    }
+    let rows = rankings.into_iter().filter_map(|(name, ranking)| {
+        let ranking = ranking.as_ref()?;
+        Some([
+            (name, &ranking.official),
+            ("equal captions right", &ranking.equal_captions),
+        ])
+    });
     let mut html = String::from(
         "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">ranking</th>\
          <th scope=\"col\">text to image R@1</th><th scope=\"col\">R@5</th><th scope=\"col\">R@10</th>\
          <th scope=\"col\">image to text R@1</th><th scope=\"col\">R@5</th><th scope=\"col\">R@10</th>\
          </tr></thead>\n<tbody>\n",
     );
-    for (name, metrics) in rows {
+    for (name, metrics) in rows.flatten() {
         let _ = write!(html, "<tr><th scope=\"row\">{name}</th>");
         for value in [TEXT_TO_IMAGE(metrics), IMAGE_TO_TEXT(metrics)].concat() {
             let _ = write!(html, "<td>{value:.2}</td>");

@@ -23,7 +23,7 @@ use crate::albef::AlbefPretrain;
 use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::metrics::{Event, MetricsLog};
 use crate::optimizer::{AdamW, gradient_norm, scale_gradients};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, SystemKind};
 use crate::schedule::Schedule;
 use crate::tasks::retrieval;
 
@@ -76,6 +76,16 @@ pub fn pretrain(
     options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError> {
+    match recipe.model.system {
+        SystemKind::Albef => pretrain_system::<AlbefPretrain>(recipe, options, observer),
+    }
+}
+
+fn pretrain_system<S: Pretrain>(
+    recipe: &Recipe,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, TrainError> {
     let checkpoints = options.folder.join("checkpoints");
     let newest = checkpoint::list(&checkpoints)?.pop();
     let start = match (&newest, options.resume) {
@@ -110,7 +120,7 @@ pub fn pretrain(
         None => vocabulary(recipe, source.as_ref())?,
     };
     let tokenizer = Arc::new(Tokenizer::from_vocabulary(vocabulary)?);
-    let expected = recipe.model.albef.text.vocab_size;
+    let expected = recipe.model.sizes().vocab_size();
     if tokenizer.vocab_size() > expected {
         return Err(TrainError::VocabularySize {
             expected,
@@ -122,16 +132,13 @@ pub fn pretrain(
         _ => None,
     };
     let tensors = start.as_ref().map(|c| &c.tensors).or(initial.as_ref());
-    let mut system = AlbefPretrain::new(recipe, tokenizer.special(), tensors, &options.device)?;
+    let mut system = S::new(recipe, tokenizer.special(), tensors, &options.device)?;
     let progress = start.as_ref().and_then(|c| c.progress.clone());
     let progress = progress.unwrap_or_default();
     if start.is_some() {
         system.load_progress(&progress);
     }
-    let mut optimizer = AdamW::new(
-        recipe.optimizer.clone(),
-        <AlbefPretrain as Pretrain>::parameter_name,
-    );
+    let mut optimizer = AdamW::new(recipe.optimizer.clone(), S::parameter_name);
     if let Some(checkpoint) = &start {
         optimizer.import(&checkpoint.tensors, progress.step, &options.device);
     }
@@ -204,7 +211,7 @@ fn vocabulary(recipe: &Recipe, source: &dyn Source) -> Result<Vec<String>, Train
         let cleaned = texts.captions.iter();
         captions.extend(cleaned.filter_map(|c| pre_caption(c, recipe.data.max_words)));
     }
-    let size = recipe.model.albef.text.vocab_size;
+    let size = recipe.model.sizes().vocab_size();
     Ok(build_vocabulary(captions.iter().map(String::as_str), size))
 }
 
@@ -223,9 +230,9 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn train(
+    fn train<S: Pretrain>(
         &mut self,
-        system: &mut AlbefPretrain,
+        system: &mut S,
         optimizer: &mut AdamW,
         data: &str,
         observer: &mut dyn Observer,
@@ -297,9 +304,9 @@ impl Run<'_> {
     }
 
     /// One optimizer step over `accumulate` micro-batches.
-    fn step(
+    fn step<S: Pretrain>(
         &mut self,
-        system: &mut AlbefPretrain,
+        system: &mut S,
         optimizer: &mut AdamW,
         lr: f64,
         alpha: f64,
@@ -337,9 +344,9 @@ impl Run<'_> {
         Ok((StepNumbers::mean(numbers), norm))
     }
 
-    fn evaluate(
+    fn evaluate<S: Pretrain>(
         &mut self,
-        system: &AlbefPretrain,
+        system: &S,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         let Some(spec) = &self.recipe.data.validation else {
@@ -375,9 +382,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn save(
+    fn save<S: Pretrain>(
         &mut self,
-        system: &AlbefPretrain,
+        system: &S,
         optimizer: &AdamW,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {

@@ -127,11 +127,19 @@ fn table(title: &str, result: &RetrievalResult) -> Result<String> {
             m.txt_r1, m.txt_r5, m.txt_r10, m.img_r1, m.img_r5, m.img_r10, m.r_mean
         )
     };
-    row("contrastive (ITC) alone", &result.itc.official)?;
-    row(EQUAL, &result.itc.equal_captions)?;
-    if let Some(reranked) = &result.reranked {
-        row("re-ranked by matching", &reranked.official)?;
-        row(EQUAL, &reranked.equal_captions)?;
+    let second = match result.itc {
+        Some(_) => "re-ranked by matching",
+        None => "matching of every pair",
+    };
+    let rankings = [
+        ("contrastive (ITC) alone", &result.itc),
+        (second, &result.reranked),
+    ];
+    for (name, ranking) in rankings {
+        if let Some(ranking) = ranking {
+            row(name, &ranking.official)?;
+            row(EQUAL, &ranking.equal_captions)?;
+        }
     }
     writeln!(
         text,

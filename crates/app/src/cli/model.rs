@@ -81,32 +81,14 @@ fn inspect(args: &Inspect, output: Output) -> Result<()> {
     let parameters = count(&tensors, is_model);
     let momentum = count(&tensors, is_momentum);
     let optimizer = count(&tensors, |name| name.starts_with("optimizer."));
-    let config = &recipe.model.albef;
-    let (vision, bert) = (&config.vision, &config.text);
-
     let mut text = String::new();
     let mut line = |name: &str, value: String| writeln!(text, "{name:<14}{value}");
+    let sizes = recipe.model.sizes();
     line("file", format!("{} ({})", path.display(), megabytes(bytes)))?;
-    line("system", "ALBEF".to_owned())?;
+    line("system", recipe.model.system.to_string())?;
     line("run", format!("{} (seed {})", recipe.name, recipe.seed))?;
-    line(
-        "image encoder",
-        format!(
-            "{} px, patch {}, width {}, {} blocks, {} heads",
-            vision.image_size, vision.patch_size, vision.width, vision.depth, vision.heads
-        ),
-    )?;
-    line(
-        "text, fusion",
-        format!(
-            "width {}, {} layers of which the last {} fuse, {} heads",
-            bert.hidden_size,
-            bert.num_hidden_layers,
-            bert.num_hidden_layers - bert.fusion_layer,
-            bert.num_attention_heads
-        ),
-    )?;
-    line("embeddings", config.embed_dim.to_string())?;
+    line("images", format!("{} px", sizes.image_size()))?;
+    line("texts", format!("up to {} tokens", recipe.data.max_tokens))?;
     line(
         "vocabulary",
         format!("{} tokens", grouped(vocabulary.len())),

@@ -81,7 +81,7 @@ pub fn run(args: &Search, output: Output) -> Result<()> {
         .context("could not open the index")?;
     let rerank = (!args.no_rerank).then_some(args.rerank);
     let result = match (&args.text, &picture) {
-        (_, Some(picture)) => model.search_image(&store, picture, args.top, rerank),
+        (_, Some(picture)) => model.search_image(&store, picture, args.top, rerank)?,
         (Some(text), None) => {
             let mut pictures = Pictures::default();
             let mut load = |item: &fitup_index::Item| pictures.load(&item.locator);

@@ -2,9 +2,8 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use fitup_data::text::pre_caption;
-use fitup_models::albef::AlbefEncoders;
-use fitup_models::layers::bert::padding_mask;
 use fitup_models::objectives::mlm::MaskedPositions;
+use fitup_models::system::MaskedWords;
 use image::RgbImage;
 use serde::Serialize;
 
@@ -52,8 +51,14 @@ impl LoadedModel {
     /// gaps of one text are filled independently of each other, as in training.
     ///
     /// # Errors
-    /// [`LoadedError::NoMask`] and [`LoadedError::MaskTooLate`].
+    /// [`LoadedError::NoMask`], [`LoadedError::MaskTooLate`] and [`LoadedError::Cannot`].
     pub fn fill(&self, image: &RgbImage, text: &str, top: usize) -> Result<Filled, LoadedError> {
+        let model = self.model.masked_words().ok_or_else(|| {
+            self.cannot(
+                "fill in words",
+                "it was not trained on masked words; an albef, a vilt or a vlmo is",
+            )
+        })?;
         let data = &self.recipe.data;
         let cleaned = clean_around_masks(text, data.max_words);
         let gaps = cleaned.matches(MASK).count();
@@ -75,9 +80,10 @@ impl LoadedModel {
             });
         }
         let pixels = self.prepare(image);
-        let words = |encoders| self.words(encoders, &pixels, &ids, &index, top);
-        let model = words(&self.model.encoders);
-        let mut momentum = self.momentum.as_ref().map(words).map(Vec::into_iter);
+        let words = |model| self.words(model, &pixels, &ids, &index, top);
+        let momentum = self.momentum.as_deref().map(words);
+        let model = words(model);
+        let mut momentum = momentum.map(Vec::into_iter);
         let masks = model
             .into_iter()
             .map(|model| FilledMask {
@@ -94,7 +100,7 @@ impl LoadedModel {
     /// The best words at each place of `index` in the one text `ids`.
     fn words(
         &self,
-        encoders: &AlbefEncoders,
+        model: &dyn MaskedWords,
         pixels: &[f32],
         ids: &[i64],
         index: &[i64],
@@ -102,7 +108,6 @@ impl LoadedModel {
     ) -> Vec<Vec<(String, f32)>> {
         let side = self.transform.size as usize;
         let pixels = TensorData::new(pixels.to_vec(), [1, 3, side, side]);
-        let image = encoders.encode_image(Tensor::from_data(pixels, &self.device));
         let row = |values: Vec<i64>| -> Tensor<2, Int> {
             let shape = [1, values.len()];
             Tensor::from_data(TensorData::new(values, shape), &self.device)
@@ -111,12 +116,11 @@ impl LoadedModel {
             index: index.to_vec(),
             token: vec![self.tokenizer.special().mask; index.len()],
         };
-        let logits = encoders.mlm_logits(
+        let logits = model.gap_logits(
+            Tensor::from_data(pixels, &self.device),
             row(ids.to_vec()),
-            padding_mask(row(vec![1; ids.len()])),
-            &encoders.image_keys_values(image.tokens),
+            row(vec![1; ids.len()]),
             &masked,
-            None,
         );
         let [_, vocab_size] = logits.dims();
         probabilities(logits)

@@ -9,8 +9,6 @@ use fitup_data::sources::{Record, RecordTexts, Source, SourceError, stable_hash}
 use fitup_index::{Dtype, Item, ItemKind, StoreWriter};
 use serde::Serialize;
 
-use fitup_models::weights::host_values;
-
 use super::{CHUNK, Collection, LoadedError, LoadedModel};
 
 /// The store of the texts, inside the folder of the store of the pictures.
@@ -92,7 +90,7 @@ impl LoadedModel {
         options: &IndexOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<IndexReport, LoadedError> {
-        let spec = self.store_spec(options.dtype);
+        let spec = self.store_spec(options.dtype)?;
         let mut images = StoreWriter::open_or_create(folder, &spec)?;
         let mut texts = match options.texts {
             true => Some(StoreWriter::open_or_create(folder.join(TEXTS), &spec)?),
@@ -201,7 +199,7 @@ impl LoadedModel {
             }
         }
         if !items.is_empty() {
-            store.append(&host_values(self.encode_images(&pixels).embed), &items)?;
+            store.append(&self.embed_images(&pixels, "index")?, &items)?;
             report.images += items.len();
         }
         Ok(())
@@ -234,7 +232,7 @@ impl LoadedModel {
             }
         }
         if !items.is_empty() {
-            store.append(&host_values(self.encode_texts(&cleaned).embed), &items)?;
+            store.append(&self.embed_texts(&cleaned, "index")?, &items)?;
             report.texts += items.len();
         }
         Ok(())

@@ -46,10 +46,10 @@ impl LoadedModel {
     }
 
     /// The `k` items nearest to a text. With `rerank`, so many candidates are ordered by the
-    /// matching head where they are pictures; `picture` reads them again.
+    /// matching head, if the system has one, where they are pictures; `picture` reads them again.
     ///
     /// # Errors
-    /// [`LoadedError::EmptyText`].
+    /// [`LoadedError::EmptyText`], [`LoadedError::Cannot`].
     ///
     /// # Panics
     /// If the store's rows are not as long as the model's embeddings: open it with
@@ -63,8 +63,11 @@ impl LoadedModel {
         picture: &mut dyn FnMut(&Item) -> Result<RgbImage, LoadedError>,
     ) -> Result<SearchResult, LoadedError> {
         let text = self.encode_texts(&[self.clean(query)?]);
-        let candidates = rerank.unwrap_or(0);
-        let hits = nearest(store, &host_values(text.embed.clone()), k.max(candidates));
+        let matching = self.model.matching().filter(|_| rerank.is_some());
+        let candidates = matching.and(rerank).unwrap_or(0);
+        let embed = text.encoded.embed.clone();
+        let embed = embed.ok_or_else(|| self.no_embeddings("search"))?;
+        let hits = nearest(store, &host_values(embed), k.max(candidates));
 
         let (mut matched, mut pixels, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for (place, hit) in hits.iter().enumerate().take(candidates) {
@@ -80,9 +83,9 @@ impl LoadedModel {
                 Err(error) => unreadable.push((item.locator.clone(), error.to_string())),
             }
         }
-        let scores = match pixels.is_empty() {
-            true => Vec::new(),
-            false => self.match_images(&self.encode_images(&pixels), &text, 0),
+        let scores = match matching.filter(|_| !pixels.is_empty()) {
+            None => Vec::new(),
+            Some(matching) => self.match_images(matching, &self.encode_images(&pixels), &text, 0),
         };
         Ok(SearchResult {
             found: order(store, &hits, &matched, &scores, k),
@@ -91,7 +94,10 @@ impl LoadedModel {
     }
 
     /// The `k` items nearest to a picture. With `rerank`, so many candidates are ordered by the
-    /// matching head where they are texts.
+    /// matching head, if the system has one, where they are texts.
+    ///
+    /// # Errors
+    /// [`LoadedError::Cannot`].
     ///
     /// # Panics
     /// As [`LoadedModel::search_text`].
@@ -101,10 +107,13 @@ impl LoadedModel {
         query: &RgbImage,
         k: usize,
         rerank: Option<usize>,
-    ) -> SearchResult {
+    ) -> Result<SearchResult, LoadedError> {
         let image = self.encode_images(&[self.prepare(query)]);
-        let candidates = rerank.unwrap_or(0);
-        let hits = nearest(store, &host_values(image.embed.clone()), k.max(candidates));
+        let matching = self.model.matching().filter(|_| rerank.is_some());
+        let candidates = matching.and(rerank).unwrap_or(0);
+        let embed = image.embed.clone();
+        let embed = embed.ok_or_else(|| self.no_embeddings("search"))?;
+        let hits = nearest(store, &host_values(embed), k.max(candidates));
 
         let (mut matched, mut texts) = (Vec::new(), Vec::new());
         for (place, hit) in hits.iter().enumerate().take(candidates) {
@@ -114,14 +123,14 @@ impl LoadedModel {
                 texts.push(text);
             }
         }
-        let scores = match texts.is_empty() {
-            true => Vec::new(),
-            false => self.match_texts(&image, &self.encode_texts(&texts)),
+        let scores = match matching.filter(|_| !texts.is_empty()) {
+            None => Vec::new(),
+            Some(matching) => self.match_texts(matching, &image, &self.encode_texts(&texts)),
         };
-        SearchResult {
+        Ok(SearchResult {
             found: order(store, &hits, &matched, &scores, k),
             unreadable: Vec::new(),
-        }
+        })
     }
 }
 

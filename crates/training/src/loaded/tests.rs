@@ -150,6 +150,7 @@ fn tensors_that_do_not_fit_are_named_with_the_file() {
 #[test]
 fn pairs_score_alike_one_by_one_and_together() {
     let model = model();
+    let matching = model.matching("match").unwrap();
     let images = [plain([200, 0, 0]), plain([0, 200, 0]), plain([0, 90, 200])];
     let prepared: Vec<_> = images.iter().map(|image| model.prepare(image)).collect();
     let encoded = model.encode_images(&prepared);
@@ -158,19 +159,22 @@ fn pairs_score_alike_one_by_one_and_together() {
     let texts = model.encode_texts(&texts);
     let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-5, "{a} and {b}");
     for (t, text) in words.iter().enumerate() {
-        let together = model.match_images(&encoded, &texts, t);
+        let together = model.match_images(matching, &encoded, &texts, t);
         for (image, score) in images.iter().zip(&together) {
             close(score.probability(), model.match_score(image, text).unwrap());
         }
     }
     let first = model.encode_images(&prepared[..1]);
-    for (text, score) in words.iter().zip(model.match_texts(&first, &texts)) {
+    for (text, score) in words
+        .iter()
+        .zip(model.match_texts(matching, &first, &texts))
+    {
         close(
             score.probability(),
             model.match_score(&images[0], text).unwrap(),
         );
     }
-    let spread = model.match_images(&encoded, &texts, 0);
+    let spread = model.match_images(matching, &encoded, &texts, 0);
     assert!(spread.iter().any(|score| score != &spread[0]));
 }
 
@@ -219,11 +223,14 @@ fn an_index_is_built_once_and_searched_in_two_steps() {
 
     let texts = model.open_store(&index.join(TEXTS)).unwrap();
     assert!(texts.items().iter().all(|item| item.kind == ItemKind::Text));
-    let found = model.search_image(&texts, &image, 7, Some(3)).found;
+    let found = model
+        .search_image(&texts, &image, 7, Some(3))
+        .unwrap()
+        .found;
     let scored = found.iter().filter(|found| found.matching.is_some());
     assert_eq!((found.len(), scored.count()), (7, 3));
 
-    let itself = model.search_image(&store, &image, 1, None).found;
+    let itself = model.search_image(&store, &image, 1, None).unwrap().found;
     assert_eq!(itself[0].item.key, best.item.key);
     assert!((itself[0].similarity - 1.0).abs() < 1e-5);
 }

@@ -48,7 +48,7 @@ fn evaluation(step: u64, shift: f64) -> Event {
             images: 500,
             texts: 500,
             k: 16,
-            itc: both(shift),
+            itc: Some(both(shift)),
             reranked: Some(both(shift + 6.0)),
         }),
         seconds: 20.0,

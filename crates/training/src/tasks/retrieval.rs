@@ -14,8 +14,7 @@ use fitup_index::metrics::{
     GroundTruth, MetricsError, RetrievalMetrics, itm_eval, recall_with_equal_texts,
 };
 use fitup_index::rerank::{FinalScore, candidates, rescore};
-use fitup_models::albef::Albef;
-use fitup_models::layers::bert::ImageKeysValues;
+use fitup_models::system::{EncodedImages, EncodedTexts, Matching, PADDING, System};
 use fitup_models::weights::host_values;
 use serde::{Deserialize, Serialize};
 
@@ -102,13 +101,21 @@ pub struct RetrievalResult {
     pub images: usize,
     /// Texts.
     pub texts: usize,
-    /// Candidates re-ranked per query.
+    /// Candidates ranked by matching per query; 0 where matching had no say.
     pub k: usize,
-    /// Contrastive ranking alone.
-    pub itc: Recall,
-    /// The best candidates of it re-ranked by matching; absent with k = 0.
+    /// Contrastive ranking alone; absent where a system has no embeddings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub itc: Option<Recall>,
+    /// The best candidates of it (without it: all) ranked by matching; absent with k = 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reranked: Option<Recall>,
+}
+
+impl RetrievalResult {
+    /// The last ranking made: by matching where there is one.
+    pub fn last_ranking(&self) -> Option<&Recall> {
+        self.reranked.as_ref().or(self.itc.as_ref())
+    }
 }
 
 /// One ranking by both measures.
@@ -124,7 +131,7 @@ pub struct Recall {
 #[derive(Debug)]
 pub struct Scorer<'a> {
     /// The model on the plain device.
-    pub model: &'a Albef,
+    pub model: &'a dyn System,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Its image transform.
@@ -133,24 +140,11 @@ pub struct Scorer<'a> {
     pub device: &'a Device,
 }
 
-/// Encoded images.
+/// Texts encoded in batches of like length, all padded to the longest in the end.
 #[derive(Clone, Debug)]
-pub struct EncodedImages {
-    /// Unit rows, `[images, embed_dim]`.
-    pub embed: Tensor<2>,
-    /// `[images, 1 + patches, width]`.
-    pub tokens: Tensor<3>,
-}
-
-/// Encoded texts, all padded to one length.
-#[derive(Clone, Debug)]
-pub struct EncodedTexts {
-    /// Unit rows, `[texts, embed_dim]`.
-    pub embed: Tensor<2>,
-    /// `[texts, longest, width]`.
-    pub tokens: Tensor<3>,
-    /// Additive padding mask, `[texts, 1, longest]`.
-    pub mask: Tensor<3>,
+pub struct PaddedTexts {
+    /// `[texts, longest, width]` and the rest of [`EncodedTexts`].
+    pub encoded: EncodedTexts,
     /// Tokens of each text.
     pub lengths: Vec<usize>,
 }
@@ -159,25 +153,17 @@ impl Scorer<'_> {
     /// Encodes prepared images, each `[3, size, size]` as the transform gives them.
     pub fn encode_images(&self, images: &[Vec<f32>]) -> EncodedImages {
         let side = self.transform.size as usize;
-        let (mut embed, mut tokens) = (Vec::new(), Vec::new());
-        for chunk in images.chunks(CHUNK) {
+        let chunks = images.chunks(CHUNK).map(|chunk| {
             let data = TensorData::new(chunk.concat(), [chunk.len(), 3, side, side]);
-            let features = self
-                .model
-                .encoders
-                .encode_image(Tensor::from_data(data, self.device));
-            embed.push(features.embed);
-            tokens.push(features.tokens);
-        }
-        EncodedImages {
-            embed: Tensor::cat(embed, 0),
-            tokens: Tensor::cat(tokens, 0),
-        }
+            self.model
+                .encode_images(Tensor::from_data(data, self.device))
+        });
+        cat_images(chunks.collect())
     }
 
     /// Encodes cleaned texts. Texts of similar length are encoded together; the order given is
     /// kept.
-    pub fn encode_texts(&self, texts: &[String], max_tokens: usize) -> EncodedTexts {
+    pub fn encode_texts(&self, texts: &[String], max_tokens: usize) -> PaddedTexts {
         let ids: Vec<Vec<i64>> = texts
             .iter()
             .map(|text| self.tokenizer.encode(text, max_tokens))
@@ -190,35 +176,37 @@ impl Scorer<'_> {
         for chunk in order.chunks(CHUNK) {
             let rows: Vec<&[i64]> = chunk.iter().map(|i| ids[*i].as_slice()).collect();
             let batch = self.tokenizer.pad(&rows, 0);
-            let features = self.model.encoders.encode_text(
+            let features = self.model.encode_texts(
                 self.ints(batch.input_ids, [chunk.len(), batch.length]),
                 self.ints(batch.attention_mask, [chunk.len(), batch.length]),
-                None,
             );
             let missing = longest - batch.length;
-            embed.push(features.embed);
+            embed.extend(features.embed);
             tokens.push(pad(features.tokens, 1, missing, 0.0));
-            mask.push(pad(features.mask, 2, missing, -10_000.0));
+            mask.push(pad(features.mask, 2, missing, PADDING));
         }
         let mut back = vec![0i64; texts.len()];
         for (row, text) in order.iter().enumerate() {
             back[*text] = row as i64;
         }
         let back = self.ints(back, [texts.len()]);
-        EncodedTexts {
-            embed: Tensor::cat(embed, 0).select(0, back.clone()),
-            tokens: Tensor::cat(tokens, 0).select(0, back.clone()),
-            mask: Tensor::cat(mask, 0).select(0, back),
+        PaddedTexts {
+            encoded: EncodedTexts {
+                embed: (!embed.is_empty()).then(|| Tensor::cat(embed, 0).select(0, back.clone())),
+                tokens: Tensor::cat(tokens, 0).select(0, back.clone()),
+                mask: Tensor::cat(mask, 0).select(0, back),
+            },
             lengths,
         }
     }
 
     /// Matching logits of one image against `chosen` texts: "they do not match", "they match".
-    /// The image's keys and values are computed once for all of them.
+    /// `image_parts`: of that image alone, as [`Matching::image_parts`] gives them.
     pub fn match_texts(
         &self,
-        image: &ImageKeysValues,
-        texts: &EncodedTexts,
+        matching: &dyn Matching,
+        image_parts: &[Tensor<3>],
+        texts: &PaddedTexts,
         chosen: &[usize],
     ) -> Vec<[f32; 2]> {
         let mut scores = vec![[0.0; 2]; chosen.len()];
@@ -229,17 +217,12 @@ impl Scorer<'_> {
             let length = chunk.iter().map(|i| texts.lengths[chosen[*i]]).max();
             let length = length.unwrap_or(1);
             let rows = self.ints(rows, [chunk.len()]);
-            let tokens = texts.tokens.clone().select(0, rows.clone());
-            let mask = texts.mask.clone().select(0, rows);
-            let image = image.map(|x| {
-                let [_, tokens, width] = x.dims();
-                x.expand([chunk.len(), tokens, width])
-            });
-            let logits = self.model.itm_logits(
+            let tokens = texts.encoded.tokens.clone().select(0, rows.clone());
+            let mask = texts.encoded.mask.clone().select(0, rows);
+            let logits = matching.pair_logits(
                 tokens.narrow(1, 0, length),
                 mask.narrow(2, 0, length),
-                &image,
-                None,
+                &repeat(image_parts, chunk.len()),
             );
             let logits = host_values(logits);
             for (i, pair) in chunk.iter().zip(logits.as_chunks::<2>().0) {
@@ -249,14 +232,27 @@ impl Scorer<'_> {
         scores
     }
 
-    /// Keys and values of image number `index`, for [`Scorer::match_texts`].
-    pub fn image_keys_values(&self, images: &EncodedImages, index: usize) -> ImageKeysValues {
-        let tokens = images.tokens.clone().narrow(0, index, 1);
-        self.model.encoders.image_keys_values(tokens)
-    }
-
     fn ints<const D: usize>(&self, values: Vec<i64>, shape: [usize; D]) -> Tensor<D, Int> {
         Tensor::from_data(TensorData::new(values, shape), self.device)
+    }
+}
+
+/// The same image for `count` texts. `parts`: one row each.
+pub(crate) fn repeat(parts: &[Tensor<3>], count: usize) -> Vec<Tensor<3>> {
+    let one = |x: &Tensor<3>| {
+        let [_, tokens, width] = x.dims();
+        x.clone().expand([count, tokens, width])
+    };
+    parts.iter().map(one).collect()
+}
+
+/// Batches of one system as one batch; at least one.
+fn cat_images(batches: Vec<EncodedImages>) -> EncodedImages {
+    let embed: Vec<Tensor<2>> = batches.iter().filter_map(|b| b.embed.clone()).collect();
+    let tokens = batches.into_iter().map(|b| b.tokens).collect();
+    EncodedImages {
+        tokens: Tensor::cat(tokens, 0),
+        embed: (!embed.is_empty()).then(|| Tensor::cat(embed, 0)),
     }
 }
 
@@ -291,7 +287,7 @@ pub fn evaluate(
         return Err(RetrievalError::Empty(source.describe()));
     }
     let (mut texts, mut txt2img) = (Vec::new(), Vec::new());
-    let (mut embed, mut tokens) = (Vec::new(), Vec::new());
+    let mut images = Vec::new();
     for start in (0..count).step_by(CHUNK) {
         progress("images", start, count);
         let range = start..(start + CHUNK).min(count);
@@ -323,21 +319,16 @@ pub fn evaluate(
             txt2img.resize(texts.len(), index);
             pixels.push(image.pixels);
         }
-        let encoded = scorer.encode_images(&pixels);
-        embed.push(encoded.embed);
-        tokens.push(encoded.tokens);
+        images.push(scorer.encode_images(&pixels));
     }
-    let images = EncodedImages {
-        embed: Tensor::cat(embed, 0),
-        tokens: Tensor::cat(tokens, 0),
-    };
+    let images = cat_images(images);
     progress("texts", 0, texts.len());
     let encoded = scorer.encode_texts(&texts, settings.max_tokens);
-    let sim = images
-        .embed
-        .clone()
-        .matmul(encoded.embed.clone().transpose());
-    let i2t = ScoreMatrix::new(host_values(sim), texts.len());
+    let sim = images.embed.clone().zip(encoded.encoded.embed.clone());
+    let sim = sim.map(|(images, texts)| images.matmul(texts.transpose()));
+    let contrastive = sim.is_some();
+    let scores = sim.map_or_else(|| vec![0.0; count * texts.len()], host_values);
+    let i2t = ScoreMatrix::new(scores, texts.len());
     let t2i = i2t.transposed();
     let truth = GroundTruth::new(txt2img, count)?;
     let recall = |i2t: &ScoreMatrix, t2i: &ScoreMatrix| -> Result<Recall, MetricsError> {
@@ -346,12 +337,26 @@ pub fn evaluate(
             equal_captions: recall_with_equal_texts(i2t, t2i, &truth, &texts)?,
         })
     };
-    let itc = recall(&i2t, &t2i)?;
-    let reranked = match settings.k {
-        0 => None,
-        _ => {
-            let both = (&i2t, &t2i);
-            let (i2t, t2i) = rerank(scorer, &images, &encoded, both, settings, progress)?;
+    let itc = match contrastive {
+        true => Some(recall(&i2t, &t2i)?),
+        false => None,
+    };
+    // Without embeddings nothing says which candidates are worth a look: all are.
+    let k = match contrastive {
+        true => settings.k,
+        false => count.max(texts.len()),
+    };
+    let matching = scorer.model.matching().filter(|_| k > 0);
+    let reranked = match matching {
+        None => None,
+        Some(matching) => {
+            let rerank = Rerank {
+                scorer,
+                matching,
+                ranking: settings.ranking,
+                k,
+            };
+            let (i2t, t2i) = rerank.run(&images, &encoded, (&i2t, &t2i), progress)?;
             Some(recall(&i2t, &t2i)?)
         }
     };
@@ -359,68 +364,83 @@ pub fn evaluate(
         Texts::First => "first caption of each",
         Texts::All => "all captions",
     };
-    let ranking = match settings.k {
-        0 => "contrastive ranking".to_owned(),
-        k => match settings.ranking {
-            Ranking::Matching => format!("contrastive top {k} re-ranked by matching"),
-            Ranking::Both => format!("contrastive top {k} re-ranked by matching + contrastive"),
-        },
+    let ranking = match (contrastive, matching.is_some(), settings.ranking) {
+        (false, ..) => "every pair ranked by matching".to_owned(),
+        (_, false, _) => "contrastive ranking".to_owned(),
+        (_, _, Ranking::Matching) => format!("contrastive top {k} re-ranked by matching"),
+        (_, _, Ranking::Both) => {
+            format!("contrastive top {k} re-ranked by matching + contrastive")
+        }
     };
     Ok(RetrievalResult {
         protocol: format!("{count} images, {} texts ({which}), {ranking}", texts.len()),
         images: count,
         texts: texts.len(),
-        k: settings.k,
+        k: if matching.is_some() { k } else { 0 },
         itc,
         reranked,
     })
 }
 
-/// Second step of ALBEF's ranking, both ways. The pairs that either direction asks for are scored
-/// image by image, each pair once.
-fn rerank(
-    scorer: &Scorer<'_>,
-    images: &EncodedImages,
-    texts: &EncodedTexts,
-    (i2t, t2i): (&ScoreMatrix, &ScoreMatrix),
-    settings: &Settings,
-    progress: &mut dyn FnMut(&str, usize, usize),
-) -> Result<(ScoreMatrix, ScoreMatrix), RetrievalError> {
-    let k = settings.k;
-    let (of_images, of_texts) = (candidates(i2t, k), candidates(t2i, k));
-    let temp: f32 = scorer.model.temp.val().into_scalar();
-    let mut wanted: Vec<BTreeSet<usize>> = of_images
-        .iter()
-        .map(|texts| texts.iter().copied().collect())
-        .collect();
-    for (text, images) in of_texts.iter().enumerate() {
-        for image in images {
-            wanted[*image].insert(text);
+/// Second step of ALBEF's ranking.
+struct Rerank<'a> {
+    scorer: &'a Scorer<'a>,
+    matching: &'a dyn Matching,
+    ranking: Ranking,
+    k: usize,
+}
+
+impl Rerank<'_> {
+    /// Both ways. The pairs that either direction asks for are scored image by image, each pair
+    /// once.
+    fn run(
+        &self,
+        images: &EncodedImages,
+        texts: &PaddedTexts,
+        (i2t, t2i): (&ScoreMatrix, &ScoreMatrix),
+        progress: &mut dyn FnMut(&str, usize, usize),
+    ) -> Result<(ScoreMatrix, ScoreMatrix), RetrievalError> {
+        let k = self.k;
+        let (of_images, of_texts) = (candidates(i2t, k), candidates(t2i, k));
+        let scale = self.scorer.model.logit_scale();
+        let mut wanted: Vec<BTreeSet<usize>> = of_images
+            .iter()
+            .map(|texts| texts.iter().copied().collect())
+            .collect();
+        for (text, images) in of_texts.iter().enumerate() {
+            for image in images {
+                wanted[*image].insert(text);
+            }
         }
+        let mut scores: HashMap<(usize, usize), f32> = HashMap::new();
+        for (image, chosen) in wanted.iter().enumerate() {
+            progress("re-ranking", image, wanted.len());
+            let chosen: Vec<usize> = chosen.iter().copied().collect();
+            let parts = self
+                .matching
+                .image_parts(images.tokens.clone().narrow(0, image, 1));
+            let found = self
+                .scorer
+                .match_texts(self.matching, &parts, texts, &chosen);
+            let found = chosen.iter().zip(found).map(|(text, [no, yes])| {
+                let score = match self.ranking {
+                    Ranking::Matching => yes,
+                    Ranking::Both => yes - no + i2t.row(image)[*text] * scale,
+                };
+                ((image, *text), score)
+            });
+            scores.extend(found);
+        }
+        let look_up =
+            |pair: (usize, usize)| scores.get(&pair).copied().unwrap_or(f32::NEG_INFINITY);
+        let i2t = rescore(i2t, &of_images, FinalScore::Matching, |image, texts| {
+            Ok::<_, Infallible>(texts.iter().map(|text| look_up((image, *text))).collect())
+        })
+        .map_err(|e| RetrievalError::Rescore(e.to_string()))?;
+        let t2i = rescore(t2i, &of_texts, FinalScore::Matching, |text, images| {
+            Ok::<_, Infallible>(images.iter().map(|image| look_up((*image, text))).collect())
+        })
+        .map_err(|e| RetrievalError::Rescore(e.to_string()))?;
+        Ok((i2t, t2i))
     }
-    let mut scores: HashMap<(usize, usize), f32> = HashMap::new();
-    for (image, chosen) in wanted.iter().enumerate() {
-        progress("re-ranking", image, wanted.len());
-        let chosen: Vec<usize> = chosen.iter().copied().collect();
-        let kv = scorer.image_keys_values(images, image);
-        let found = scorer.match_texts(&kv, texts, &chosen);
-        let found = chosen.iter().zip(found).map(|(text, [no, yes])| {
-            let score = match settings.ranking {
-                Ranking::Matching => yes,
-                Ranking::Both => yes - no + i2t.row(image)[*text] / temp,
-            };
-            ((image, *text), score)
-        });
-        scores.extend(found);
-    }
-    let look_up = |pair: (usize, usize)| scores.get(&pair).copied().unwrap_or(f32::NEG_INFINITY);
-    let i2t = rescore(i2t, &of_images, FinalScore::Matching, |image, texts| {
-        Ok::<_, Infallible>(texts.iter().map(|text| look_up((image, *text))).collect())
-    })
-    .map_err(|e| RetrievalError::Rescore(e.to_string()))?;
-    let t2i = rescore(t2i, &of_texts, FinalScore::Matching, |text, images| {
-        Ok::<_, Infallible>(images.iter().map(|image| look_up((*image, text))).collect())
-    })
-    .map_err(|e| RetrievalError::Rescore(e.to_string()))?;
-    Ok((i2t, t2i))
 }

@@ -54,7 +54,7 @@ pub enum TrainError {
         loss: f64,
     },
     /// The vocabulary is larger than the model's.
-    #[error("vocabulary: {got} tokens, but model.albef.text.vocab_size is {expected}")]
+    #[error("vocabulary: {got} tokens, but the model has rows for {expected}")]
     VocabularySize {
         /// `vocab_size` of the recipe.
         expected: usize,

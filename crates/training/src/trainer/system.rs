@@ -1,18 +1,33 @@
 //! What a system brings to the trainer.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
-use fitup_models::weights::TensorMap;
+use fitup_data::text::SpecialIds;
+use fitup_models::system::System;
+use fitup_models::weights::{TensorMap, WeightsError};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Progress;
+use crate::recipe::Recipe;
 
 /// What a system brings to the trainer: its losses, and what moves along with it from step to
 /// step (momentum model, queue).
-pub trait Pretrain {
+pub trait Pretrain: Sized {
     /// What the optimizer trains.
-    type Model: Module;
+    type Model: Module + System;
+
+    /// Weights drawn from the recipe's seed, or from tensors of official names; what moves along
+    /// with the model starts from it where the tensors hold nothing of the kind.
+    ///
+    /// # Errors
+    /// When the tensors do not fit the recipe's sizes.
+    fn new(
+        recipe: &Recipe,
+        special: SpecialIds,
+        tensors: Option<&TensorMap>,
+        device: &Device,
+    ) -> Result<Self, WeightsError>;
 
     /// The model as it is.
     fn model(&self) -> &Self::Model;

@@ -135,19 +135,15 @@ pub(super) fn find_pictures(
         .collect();
     captions.sort();
     captions.dedup();
-    let embed = model.encode_texts(&captions).embed;
-    let [_, dim] = embed.dims();
-    let embed: Vec<f32> = embed
-        .into_data()
-        .convert::<f32>()
-        .try_to_vec()
-        .map_err(tensor)?;
+    let embed = model.embed_texts(&captions, "search")?;
+    let dim = embed.len() / captions.len().max(1);
+    let matching = model.matching("order captions by matching")?;
 
     let answer = |(place, caption): (usize, &&str)| {
         let picture = album.unseen(caption, place);
         let pixels = album.pixels(picture)?;
         let mut similar = Vec::new();
-        for found in model.search_image(store, &pixels, SHOWN + 1, None).found {
+        for found in model.search_image(store, &pixels, SHOWN + 1, None)?.found {
             similar.push(Shown {
                 picture: album.find(&found.item)?,
                 similarity: found.similarity,
@@ -159,17 +155,13 @@ pub(super) fn find_pictures(
         similar.retain(|shown| shown.picture != picture);
         similar.truncate(SHOWN);
 
-        let image = model.encode_images(&[model.prepare(&pixels)]);
-        let query: Vec<f32> = image
-            .embed
-            .to_data()
-            .convert::<f32>()
-            .try_to_vec()
-            .map_err(tensor)?;
+        let prepared = [model.prepare(&pixels)];
+        let query = model.embed_images(&prepared, "search")?;
+        let image = model.encode_images(&prepared);
         let hits = search(FeatureView::f32(&embed, dim), &query, CANDIDATES);
         let hits = hits.into_iter().next().unwrap_or_default();
         let texts: Vec<String> = hits.iter().map(|hit| captions[hit.row].clone()).collect();
-        let scores = model.match_texts(&image, &model.encode_texts(&texts));
+        let scores = model.match_texts(matching, &image, &model.encode_texts(&texts));
         let mut contrastive: Vec<Caption> = texts
             .into_iter()
             .zip(hits.iter().zip(scores))
@@ -208,8 +200,4 @@ pub(super) fn fill_gaps(model: &LoadedModel, album: &Album) -> Result<Vec<GapAns
         }));
     }
     Ok(answers)
-}
-
-fn tensor(error: impl std::fmt::Debug) -> anyhow::Error {
-    anyhow::anyhow!("the embeddings cannot be read as float32: {error:?}")
 }

@@ -1,0 +1,100 @@
+//! What a trained system can be asked, whatever it is built of. A system implements what it can
+//! do and leaves out the rest: its absence is what callers report.
+
+use std::fmt::Debug;
+
+use burn::tensor::{Int, Tensor};
+
+use crate::objectives::mlm::MaskedPositions;
+
+/// Sizes of a system that the recipe and the data have to fit.
+pub trait SystemConfig {
+    /// Side of the square input image in pixels.
+    fn image_size(&self) -> usize;
+    /// Tokens in the vocabulary.
+    fn vocab_size(&self) -> usize;
+    /// Longest text in tokens.
+    fn max_tokens(&self) -> usize;
+    /// What does not fit together, as a sentence that names the fields; `None` when all does.
+    fn problem(&self) -> Option<String>;
+}
+
+/// A trained system on the plain (not autodiff) device.
+pub trait System: Debug {
+    /// `image`: `[n, 3, image_size, image_size]`, normalised.
+    fn encode_images(&self, image: Tensor<4>) -> EncodedImages;
+
+    /// `input_ids`, `attention_mask`: `[n, seq]`, 1 for real tokens.
+    fn encode_texts(
+        &self,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+    ) -> EncodedTexts;
+
+    /// Width of the embeddings that are compared; `None` where images and texts are only ever
+    /// read together.
+    fn embed_dim(&self) -> Option<usize>;
+
+    /// What cosines are multiplied by to become contrastive logits; 1 without embeddings.
+    fn logit_scale(&self) -> f32;
+
+    /// Whether a picture and a text belong together; `None` without such a head.
+    fn matching(&self) -> Option<&dyn Matching>;
+
+    /// Words for gaps; `None` without such a head.
+    fn masked_words(&self) -> Option<&dyn MaskedWords>;
+}
+
+/// A batch of images, encoded apart from any text.
+#[derive(Clone, Debug)]
+pub struct EncodedImages {
+    /// What [`Matching::image_parts`] takes, `[n, tokens, width]`.
+    pub tokens: Tensor<3>,
+    /// Unit rows, `[n, embed_dim]`; where the system has embeddings.
+    pub embed: Option<Tensor<2>>,
+}
+
+/// A batch of texts, encoded apart from any image.
+#[derive(Clone, Debug)]
+pub struct EncodedTexts {
+    /// What [`Matching::pair_logits`] takes, `[n, seq, width]`.
+    pub tokens: Tensor<3>,
+    /// Additive padding mask, `[n, 1, seq]`: 0 for real tokens, [`PADDING`] for the others.
+    pub mask: Tensor<3>,
+    /// Unit rows, `[n, embed_dim]`; where the system has embeddings.
+    pub embed: Option<Tensor<2>>,
+}
+
+/// Added to the attention scores of padding: with float32 scores of any trained model it makes
+/// their weights exactly 0.
+pub const PADDING: f32 = -10_000.0;
+
+/// Image-text matching.
+pub trait Matching {
+    /// What depends on the images alone, computed once for all texts that meet them. `tokens`:
+    /// `[n, tokens, width]` of [`EncodedImages`]; every part has `n` rows.
+    fn image_parts(&self, tokens: Tensor<3>) -> Vec<Tensor<3>>;
+
+    /// Logits of "they do not match" and "they match", `[n, 2]`: pair `i` is text `i` with row
+    /// `i` of every part. `tokens`: `[n, seq, width]`, `mask`: `[n, 1, seq]` of
+    /// [`EncodedTexts`].
+    fn pair_logits(
+        &self,
+        tokens: Tensor<3>,
+        mask: Tensor<3>,
+        image_parts: &[Tensor<3>],
+    ) -> Tensor<2>;
+}
+
+/// Masked language modelling beside an image.
+pub trait MaskedWords: Debug {
+    /// Vocabulary logits at masked places, `[masked, vocab_size]`. `image`: `[n, 3, image_size,
+    /// image_size]`, normalised; `input_ids`, `attention_mask`: `[n, seq]`.
+    fn gap_logits(
+        &self,
+        image: Tensor<4>,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        masked: &MaskedPositions,
+    ) -> Tensor<2>;
+}

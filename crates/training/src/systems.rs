@@ -1,0 +1,37 @@
+//! The systems that can be trained and used, by the name that a recipe gives them.
+
+use burn::tensor::Device;
+use fitup_models::system::{MaskedWords, System};
+use fitup_models::weights::{self, TensorMap, WeightsError};
+
+use crate::albef::{is_model, is_momentum};
+use crate::recipe::{Recipe, SystemKind};
+
+/// A system in use, and its momentum copy where it has one.
+pub type Opened = (Box<dyn System>, Option<Box<dyn MaskedWords>>);
+
+/// Puts a checkpoint's tensors into the system of its recipe.
+///
+/// # Errors
+/// [`WeightsError::Mismatch`] when they are not that system's, of those sizes.
+pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Opened, WeightsError> {
+    match recipe.model.system {
+        SystemKind::Albef => {
+            let config = recipe.model.albef();
+            let model = weights::load(config.init(device), tensors, weights::albef_name, is_model)?;
+            let momentum = match tensors.keys().any(|name| is_momentum(name)) {
+                false => None,
+                true => {
+                    let encoders = weights::load(
+                        config.init_encoders(device),
+                        tensors,
+                        weights::albef_momentum_name,
+                        is_momentum,
+                    )?;
+                    Some(Box::new(encoders) as Box<dyn MaskedWords>)
+                }
+            };
+            Ok((Box::new(model), momentum))
+        }
+    }
+}
