@@ -1,5 +1,6 @@
 //! Training objectives: pure functions of a model's outputs and of the step's draws.
 
+pub mod contrastive;
 pub mod itc;
 pub mod itm;
 pub mod mlm;

@@ -5,9 +5,11 @@
 //! path of each into its official name, and the layout follows from where it sits: linear layers
 //! are stored transposed by PyTorch, patch projections as a convolution kernel.
 
+mod clip;
 mod file;
 mod parameters;
 
+pub use clip::{ClipLayout, clip_name, load_clip};
 pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write, write_whole};
 pub use parameters::{
     Parameter, export, export_gradients, host_values, initialize, load, parameters,

@@ -9,5 +9,7 @@ mod albef_bert;
 mod albef_pretrain;
 #[path = "parity/albef_vit.rs"]
 mod albef_vit;
+#[path = "parity/clip.rs"]
+mod clip;
 #[path = "parity/golden.rs"]
 mod golden;

@@ -24,6 +24,13 @@ impl PatchEmbed {
         }
     }
 
+    /// As [`PatchEmbed::new`], without the projection's bias.
+    pub fn without_bias(patch_size: usize, width: usize, device: &Device) -> Self {
+        let mut embed = Self::new(patch_size, width, device);
+        embed.proj.bias = None;
+        embed
+    }
+
     /// `image`: `[batch, 3, height, width]`, sides multiples of the patch size; returns
     /// `[batch, patches, width]`, row by row.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<3> {
