@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use fitup_data::text::masking::{self, MaskDraws};
-use fitup_data::text::{SpecialIds, Tokenizer, build_vocabulary, pre_caption, pre_question};
+use fitup_data::text::{
+    BpeTokenizer, SpecialIds, Tokenizer, build_vocabulary, pre_caption, pre_question,
+};
 use serde_json::Value;
 
 fn golden(name: &str) -> Vec<u8> {
@@ -192,4 +194,32 @@ fn vocabularies_are_deterministic_and_cover_their_corpus() {
         tokenizer.decode(&tokenizer.encode("The dogs!", usize::MAX)),
         "the dogs [UNK]"
     );
+}
+
+#[test]
+fn byte_pairs_equal_the_original_tokenizer() {
+    let fixture = golden_json("clip_bpe.json");
+    let merges = texts(&fixture["merges"]).join("\n");
+    let tokenizer =
+        BpeTokenizer::from_vocab_and_merges(&fixture["vocab"].to_string(), &merges).unwrap();
+    let small = BpeTokenizer::from_merges(&merges).unwrap();
+    let cases = fixture["cases"].as_array().unwrap();
+    assert!(cases.len() > 50);
+    for case in cases {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(
+            tokenizer.encode(text, usize::MAX),
+            ids(&case["ids"]),
+            "{text:?}"
+        );
+        for (length, field) in [(77, "ids_77"), (8, "ids_8")] {
+            let batch = tokenizer.encode_batch(&[text], length, 0);
+            assert_eq!(batch.input_ids, ids(&case[field]), "{text:?}");
+        }
+        assert_eq!(
+            small.encode(text, usize::MAX),
+            ids(&case["small_ids"]),
+            "{text:?}"
+        );
+    }
 }
