@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod classify;
 mod data;
 mod demo;
 mod evaluate;
@@ -12,6 +13,7 @@ mod output;
 mod pretrain;
 mod search;
 mod spec;
+mod zero_shot;
 
 use std::process::ExitCode;
 
@@ -52,6 +54,7 @@ enum Command {
     Index(index::Index),
     Search(search::Search),
     Match(matching::Match),
+    Classify(classify::Classify),
     Fill(fill::Fill),
     #[command(subcommand)]
     Model(model::Model),
@@ -90,6 +93,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ended> {
         Command::Index(args) => index::run(args, output)?,
         Command::Search(args) => search::run(args, output)?,
         Command::Match(args) => matching::run(args, output)?,
+        Command::Classify(args) => classify::run(args, output)?,
         Command::Fill(args) => fill::run(args, output)?,
         Command::Model(args) => model::run(args, output)?,
         Command::Data(args) => data::run(args, output)?,

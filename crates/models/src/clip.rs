@@ -14,9 +14,10 @@ use burn::tensor::{Device, Int, Tensor, activation};
 use fitup_kernels::attention::{attention, attention_qkv};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::bert::causal_mask;
+use crate::layers::bert::{causal_mask, padding_mask};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::{LayerNorm, l2_normalize, linear, linear_gelu};
+use crate::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig};
 
 /// Epsilon of every LayerNorm.
 const EPSILON: f64 = 1e-5;
@@ -101,6 +102,9 @@ pub enum EndOfText {
     /// vocabulary.
     #[default]
     ArgMax,
+    /// The last real token, for tokenizers without an end token: the causal mask lets it see the
+    /// whole text.
+    Last,
     /// This id; a text without it is represented by its first token, as in Hugging Face.
     Id(i64),
 }
@@ -146,9 +150,22 @@ impl ClipConfig {
             .init([1], device),
         }
     }
+}
 
-    /// What does not fit together, as a sentence that names the fields; `None` when all does.
-    pub fn problem(&self) -> Option<String> {
+impl SystemConfig for ClipConfig {
+    fn image_size(&self) -> usize {
+        self.vision.image_size
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.text.vocab_size
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.text.context_length
+    }
+
+    fn problem(&self) -> Option<String> {
         let (vision, text) = (&self.vision, &self.text);
         let pairs = [
             (
@@ -230,7 +247,7 @@ impl Clip {
         input_ids: Tensor<2, Int>,
         attention_mask: Option<Tensor<2, Int>>,
     ) -> ClipTextFeatures {
-        let ends = self.text.end_positions(&input_ids);
+        let ends = self.text.end_positions(&input_ids, attention_mask.as_ref());
         let tokens = self.text.forward(input_ids, attention_mask);
         let [batch, seq, width] = tokens.dims();
         let starts =
@@ -333,10 +350,19 @@ impl ClipText {
         self.ln_final.forward(x)
     }
 
-    /// Place of each text's first end-of-text token; `[batch, seq]` ids to `[batch]`.
-    fn end_positions(&self, input_ids: &Tensor<2, Int>) -> Tensor<1, Int> {
+    /// Place of the token that stands for each text; `[batch, seq]` ids to `[batch]`.
+    fn end_positions(
+        &self,
+        input_ids: &Tensor<2, Int>,
+        attention_mask: Option<&Tensor<2, Int>>,
+    ) -> Tensor<1, Int> {
         let [batch, seq] = input_ids.dims();
         let is_end = match self.end_of_text {
+            EndOfText::Last => {
+                let lengths = attention_mask.map(|mask| mask.clone().sum_dim(1).squeeze_dim(1));
+                let all = || Tensor::full([batch], seq as i64, &input_ids.device());
+                return lengths.unwrap_or_else(all).sub_scalar(1);
+            }
             EndOfText::Id(id) => input_ids.clone().equal_elem(id),
             EndOfText::ArgMax => {
                 let largest = input_ids.clone().max_dim(1).expand([batch, seq]);
@@ -450,5 +476,45 @@ impl ClipMlp {
             }
         };
         self.c_proj.forward(hidden)
+    }
+}
+
+impl System for Clip {
+    fn encode_images(&self, image: Tensor<4>) -> EncodedImages {
+        let features = self.encode_image(image);
+        EncodedImages {
+            tokens: features.tokens,
+            embed: Some(features.embed),
+        }
+    }
+
+    fn encode_texts(
+        &self,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+    ) -> EncodedTexts {
+        let mask = padding_mask(attention_mask.clone());
+        let features = self.encode_text(input_ids, Some(attention_mask));
+        EncodedTexts {
+            tokens: features.tokens,
+            mask,
+            embed: Some(features.embed),
+        }
+    }
+
+    fn embed_dim(&self) -> Option<usize> {
+        Some(self.text.proj.dims()[1])
+    }
+
+    fn logit_scale(&self) -> f32 {
+        self.scale().into_scalar()
+    }
+
+    fn matching(&self) -> Option<&dyn Matching> {
+        None
+    }
+
+    fn masked_words(&self) -> Option<&dyn MaskedWords> {
+        None
     }
 }

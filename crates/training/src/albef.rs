@@ -2,7 +2,6 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
-use fitup_data::sources::stable_hash;
 use fitup_data::text::SpecialIds;
 use fitup_data::text::masking;
 use fitup_models::albef::{
@@ -21,7 +20,7 @@ use crate::checkpoint::Progress;
 use crate::momentum;
 use crate::queue::ItcQueue;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
-use crate::trainer::{Pretrain, StepLosses, StepNumbers};
+use crate::trainer::{PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, pair_ids};
 
 /// Everything that an ALBEF pre-training run changes, except the optimizer's state.
 #[derive(Debug)]
@@ -86,18 +85,6 @@ impl AlbefPretrain {
     /// Puts a batch's momentum embeddings into the queue.
     pub fn enqueue(&mut self, keys: ItcKeys, ids: &[PairId]) {
         self.queue.enqueue(keys.image, keys.text, ids);
-    }
-
-    /// What the recipe counts as the same pair.
-    fn ids(&self, batch: &PairBatch) -> Vec<PairId> {
-        let captions = self.objectives.itc_targets == ItcTargets::ImageOrCaption;
-        let pairs = batch.image_ids.iter().zip(&batch.captions);
-        pairs
-            .map(|(&image, caption)| PairId {
-                image,
-                caption: captions.then(|| stable_hash(caption.as_bytes())),
-            })
-            .collect()
     }
 
     fn int<const D: usize>(
@@ -199,7 +186,7 @@ impl Pretrain for AlbefPretrain {
             &mut rng,
         );
         let masked = masking::apply(&batch.input_ids, &draws, &self.special);
-        let ids = self.ids(batch);
+        let ids = pair_ids(self.objectives.itc_targets, batch);
         let mut uniform = || (0..batch.size).map(|_| rng.random()).collect();
         let negatives = NegativeDraw::Choose {
             how: self.objectives.hard_negatives,
@@ -210,13 +197,16 @@ impl Pretrain for AlbefPretrain {
                 ItcTargets::ImageId | ItcTargets::ImageOrCaption => ids.clone(),
             },
         };
-        let side = batch.image_size as usize;
         let shape = [batch.size, batch.length];
-        let images = TensorData::new(batch.images.clone(), [batch.size, 3, side, side]);
+        let PairTensors {
+            image,
+            input_ids,
+            attention_mask,
+        } = PairTensors::new(batch, &self.device);
         let input = PretrainBatch {
-            image: Tensor::from_data(images, &self.device),
-            input_ids: self.int(&batch.input_ids, shape),
-            attention_mask: self.int(&batch.attention_mask, shape),
+            image,
+            input_ids,
+            attention_mask,
             masked_input_ids: self.int(&masked.input_ids, shape),
             masked: MaskedPositions::from_labels(&masked.labels),
         };
@@ -291,7 +281,7 @@ fn summarise(output: PretrainOutput, objectives: &ObjectivesRecipe, model: &Albe
         Some(value)
     };
     if let Some(itc) = output.itc {
-        numbers.batch_r1 = Some(share_of_diagonal(itc.sim_i2t.inner()));
+        numbers.batch_r1 = Some(batch_r1(itc.sim_i2t.inner()));
         numbers.itc = add(itc.loss, objectives.weights.itc);
     }
     if let Some(itm) = output.itm {
@@ -305,20 +295,6 @@ fn summarise(output: PretrainOutput, objectives: &ObjectivesRecipe, model: &Albe
     let total = parts.into_iter().reduce(|a, b| a + b);
     numbers.total = total.as_ref().map_or(0.0, scalar);
     StepLosses { total, numbers }
-}
-
-/// Share of rows whose best key inside the batch is their own.
-fn share_of_diagonal(sim: Tensor<2>) -> f64 {
-    let [batch, _] = sim.dims();
-    let best: Vec<i64> = sim
-        .narrow(1, 0, batch)
-        .argmax(1)
-        .into_data()
-        .convert::<i64>()
-        .try_to_vec()
-        .expect("converted to int64 the line before");
-    let right = best.iter().enumerate().filter(|(i, j)| *i as i64 == **j);
-    right.count() as f64 / batch as f64
 }
 
 /// Share of the `[3 * batch, 2]` matching logits on the right side.

@@ -3,6 +3,7 @@
 
 pub mod albef;
 pub mod checkpoint;
+pub mod clip;
 pub mod device;
 pub mod loaded;
 pub mod metrics;

@@ -85,6 +85,9 @@ pub enum LoadedError {
         /// The text as given.
         text: String,
     },
+    /// Nothing to choose from.
+    #[error("no classes, or no templates that name them: give at least one of each")]
+    NoClasses,
     /// A text to fill in has no gap.
     #[error("the text {text:?} holds no [MASK]: write one for every word to be found")]
     NoMask {

@@ -8,6 +8,7 @@ use fitup_data::images::{EvalTransform, Fit, Normalize, RandAugment, TrainTransf
 use fitup_data::loader::{CaptionChoice, LoaderConfig};
 use fitup_data::sources::SourceSpec;
 use fitup_models::albef::AlbefConfig;
+use fitup_models::clip::ClipConfig;
 use fitup_models::objectives::itm::HardNegatives;
 use fitup_models::system::SystemConfig;
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,9 @@ pub struct ModelRecipe {
     /// Its sizes, where it is an ALBEF.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub albef: Option<AlbefConfig>,
+    /// Its sizes, where it is a CLIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipConfig>,
     /// Weights to start from (safetensors under official names); absent: drawn from the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_weights: Option<PathBuf>,
@@ -97,6 +101,8 @@ fn init_std() -> f64 {
 pub enum SystemKind {
     /// Align before fuse.
     Albef,
+    /// Two towers and a contrastive loss.
+    Clip,
 }
 
 impl std::fmt::Display for SystemKind {
@@ -104,6 +110,7 @@ impl std::fmt::Display for SystemKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Albef => "albef",
+            Self::Clip => "clip",
         })
     }
 }
@@ -116,6 +123,7 @@ impl ModelRecipe {
         }
         match self.system {
             SystemKind::Albef => sizes(&self.albef),
+            SystemKind::Clip => sizes(&self.clip),
         }
     }
 
@@ -127,6 +135,11 @@ impl ModelRecipe {
     /// ALBEF's sizes; call for that system only.
     pub fn albef(&self) -> &AlbefConfig {
         self.albef.as_ref().expect(CHECKED)
+    }
+
+    /// CLIP's sizes; call for that system only.
+    pub fn clip(&self) -> &ClipConfig {
+        self.clip.as_ref().expect(CHECKED)
     }
 }
 
@@ -396,6 +409,16 @@ impl Recipe {
             return error("model", format!("[model.{system}]: {problem}"));
         }
         let (data, objectives) = (&self.data, &self.objectives);
+        if system == SystemKind::Clip {
+            let absent = [
+                ("objectives.itm", objectives.itm),
+                ("objectives.mlm", objectives.mlm),
+                ("objectives.queue_size", objectives.queue_size > 0),
+            ];
+            if let Some((field, _)) = absent.into_iter().find(|(_, on)| *on) {
+                return error(field, "a clip has none: set it to false or 0".into());
+            }
+        }
         if data.batch_size == 0 {
             return error("data.batch_size", "must be at least 1".into());
         }

@@ -33,5 +33,10 @@ pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Ope
             };
             Ok((Box::new(model), momentum))
         }
+        SystemKind::Clip => {
+            let model = recipe.model.clip().init(device);
+            let model = weights::load(model, tensors, weights::clip_name, is_model)?;
+            Ok((Box::new(model), None))
+        }
     }
 }

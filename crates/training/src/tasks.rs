@@ -1,3 +1,4 @@
 //! What a trained model is used for, and how well it does it.
 
 pub mod retrieval;
+pub mod zero_shot;

@@ -1,8 +1,10 @@
 //! The training loop, read top to bottom. It knows nothing of models: a system is a [`Pretrain`].
 
+mod batch;
 mod error;
 mod system;
 
+pub use batch::{PairTensors, batch_r1, pair_ids};
 pub use error::TrainError;
 pub use system::{Pretrain, StepLosses, StepNumbers};
 
@@ -21,6 +23,7 @@ use fitup_models::weights::{self, Precision};
 
 use crate::albef::AlbefPretrain;
 use crate::checkpoint::{self, Checkpoint, Progress};
+use crate::clip::ClipPretrain;
 use crate::metrics::{Event, MetricsLog};
 use crate::optimizer::{AdamW, gradient_norm, scale_gradients};
 use crate::recipe::{Recipe, SystemKind};
@@ -78,6 +81,7 @@ pub fn pretrain(
 ) -> Result<Outcome, TrainError> {
     match recipe.model.system {
         SystemKind::Albef => pretrain_system::<AlbefPretrain>(recipe, options, observer),
+        SystemKind::Clip => pretrain_system::<ClipPretrain>(recipe, options, observer),
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::model_file::ModelArgs;
 use super::output::Output;
 use super::spec;
+use super::zero_shot::{self, ZeroShot};
 use crate::progress::Phases;
 
 const EXAMPLES: &str = "\
@@ -23,6 +24,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub enum Evaluate {
     Retrieval(Retrieval),
+    ZeroShot(ZeroShot),
 }
 
 /// Image-text retrieval both ways, as ALBEF measures it
@@ -63,7 +65,10 @@ enum Texts {
 }
 
 pub fn run(args: &Evaluate, output: Output) -> Result<()> {
-    let Evaluate::Retrieval(args) = args;
+    let args = match args {
+        Evaluate::Retrieval(args) => args,
+        Evaluate::ZeroShot(args) => return zero_shot::run(args, output),
+    };
     let spec = spec::parse(&args.data)?;
     let model = args.model.open()?;
     let source = sources::open(&spec).context("could not open the data")?;

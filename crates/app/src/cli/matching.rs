@@ -17,7 +17,7 @@ Examples:
 /// Say how well a text describes a picture
 ///
 /// The matching head reads picture and text together; the contrastive similarity compares their
-/// separate embeddings.
+/// separate embeddings. A model without one of them shows the other.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Match {
@@ -32,17 +32,24 @@ pub struct Match {
 pub fn run(args: &Match, output: Output) -> Result<()> {
     let image = read_picture(&args.image)?;
     let model = args.model.open()?;
-    let probability = model.match_score(&image, &args.text)?;
-    let similarity = model.similarity(&image, &args.text)?;
+    let probability = match model.model.matching() {
+        Some(_) => Some(model.match_score(&image, &args.text)?),
+        None => None,
+    };
+    let similarity = match model.model.embed_dim() {
+        Some(_) => Some(model.similarity(&image, &args.text)?),
+        None => None,
+    };
     let document = json!({
         "image": args.image,
         "text": args.text,
         "match_probability": probability,
         "similarity": similarity,
     });
-    let text = format!(
-        "match       {:>6.1} %   (matching head)\nsimilarity  {similarity:>+7.3}    (cosine of the embeddings)",
-        100.0 * probability
-    );
-    output.result(&document, &text)
+    let probability =
+        probability.map(|p| format!("match       {:>6.1} %   (matching head)", 100.0 * p));
+    let similarity =
+        similarity.map(|s| format!("similarity  {s:>+7.3}    (cosine of the embeddings)"));
+    let lines: Vec<String> = probability.into_iter().chain(similarity).collect();
+    output.result(&document, &lines.join("\n"))
 }

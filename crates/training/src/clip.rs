@@ -1,0 +1,109 @@
+//! CLIP's pre-training step: both towers, one loss.
+
+use burn::tensor::{Device, Tensor};
+use fitup_data::loader::PairBatch;
+use fitup_data::text::SpecialIds;
+use fitup_models::clip::{Clip, MAX_LOGIT_SCALE};
+use fitup_models::objectives::contrastive::contrastive;
+use fitup_models::objectives::itc::{id_targets, identity_targets};
+use fitup_models::weights::{self, TensorMap, WeightsError};
+
+use crate::albef::is_model;
+use crate::checkpoint::Progress;
+use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
+use crate::trainer::{PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, pair_ids};
+
+/// Everything that a CLIP pre-training run changes, except the optimizer's state.
+#[derive(Debug)]
+pub struct ClipPretrain {
+    model: Option<Clip>,
+    objectives: ObjectivesRecipe,
+    device: Device,
+}
+
+impl Pretrain for ClipPretrain {
+    type Model = Clip;
+
+    fn new(
+        recipe: &Recipe,
+        _special: SpecialIds,
+        tensors: Option<&TensorMap>,
+        device: &Device,
+    ) -> Result<Self, WeightsError> {
+        let model = weights::initialize(
+            recipe.model.clip().init(&device.clone().autodiff()),
+            recipe.model.init_std,
+            recipe.seed ^ 0x0C11_9000,
+        );
+        let model = match tensors {
+            Some(tensors) => weights::load(model, tensors, weights::clip_name, is_model)?,
+            None => model,
+        };
+        Ok(Self {
+            model: Some(model),
+            objectives: recipe.objectives.clone(),
+            device: device.clone(),
+        })
+    }
+
+    fn model(&self) -> &Clip {
+        self.model.as_ref().expect("absent only inside `map_model`")
+    }
+
+    fn map_model(&mut self, change: impl FnOnce(Clip) -> Clip) {
+        self.model = self.model.take().map(change);
+    }
+
+    fn parameter_name(path: &str) -> String {
+        weights::clip_name(path)
+    }
+
+    fn begin_step(&mut self, _step: u64) {
+        let [least, greatest] = self.objectives.temp_range;
+        let range = (-greatest.ln(), (-least.ln()).min(MAX_LOGIT_SCALE));
+        self.map_model(|mut model| {
+            model.logit_scale = model.logit_scale.map(|scale| {
+                Tensor::from_inner(scale.inner().clamp(range.0, range.1)).require_grad()
+            });
+            model
+        });
+    }
+
+    fn losses(&mut self, batch: &PairBatch, _draw_seed: u64, _alpha: f64) -> StepLosses {
+        let input = PairTensors::new(batch, &self.device);
+        let model = self.model();
+        let image = model.encode_image(Tensor::from_inner(input.image));
+        let text = model.encode_text(
+            Tensor::from_inner(input.input_ids),
+            Some(Tensor::from_inner(input.attention_mask)),
+        );
+        let logits = model.logits(image.embed, text.embed);
+        let targets = match self.objectives.itc_targets {
+            ItcTargets::Pair => identity_targets(batch.size, batch.size),
+            targets => id_targets(&pair_ids(targets, batch), &[]),
+        };
+        let targets = Tensor::from_inner(Tensor::from_data(targets, &self.device));
+        let itc = contrastive(logits.clone(), targets);
+        let scalar = |x: Tensor<1>| f64::from(x.inner().into_scalar::<f32>());
+        let total = itc.clone().mul_scalar(self.objectives.weights.itc);
+        let numbers = StepNumbers {
+            total: scalar(total.clone()),
+            itc: Some(scalar(itc)),
+            batch_r1: Some(batch_r1(logits.inner())),
+            temp: scalar(model.scale()).recip(),
+            ..StepNumbers::default()
+        };
+        StepLosses {
+            total: Some(total),
+            numbers,
+        }
+    }
+
+    fn export(&self) -> TensorMap {
+        weights::export(self.model(), weights::clip_name)
+    }
+
+    fn save_progress(&self, _progress: &mut Progress) {}
+
+    fn load_progress(&mut self, _progress: &Progress) {}
+}

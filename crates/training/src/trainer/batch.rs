@@ -1,0 +1,63 @@
+//! What every system makes of a batch of pairs.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use fitup_data::loader::PairBatch;
+use fitup_data::sources::stable_hash;
+use fitup_models::objectives::itc::PairId;
+
+use crate::recipe::ItcTargets;
+
+/// A batch on the device.
+#[derive(Clone, Debug)]
+pub struct PairTensors {
+    /// `[batch, 3, image_size, image_size]`, normalised.
+    pub image: Tensor<4>,
+    /// `[batch, seq]`.
+    pub input_ids: Tensor<2, Int>,
+    /// `[batch, seq]`, 1 for real tokens.
+    pub attention_mask: Tensor<2, Int>,
+}
+
+impl PairTensors {
+    /// Copies a batch from the host.
+    pub fn new(batch: &PairBatch, device: &Device) -> Self {
+        let side = batch.image_size as usize;
+        let images = TensorData::new(batch.images.clone(), [batch.size, 3, side, side]);
+        let tokens = |values: &[i64]| {
+            let data = TensorData::new(values.to_vec(), [batch.size, batch.length]);
+            Tensor::from_data(data, device)
+        };
+        Self {
+            image: Tensor::from_data(images, device),
+            input_ids: tokens(&batch.input_ids),
+            attention_mask: tokens(&batch.attention_mask),
+        }
+    }
+}
+
+/// What counts as the same pair, for every pair of the batch.
+pub fn pair_ids(targets: ItcTargets, batch: &PairBatch) -> Vec<PairId> {
+    let captions = targets == ItcTargets::ImageOrCaption;
+    let pairs = batch.image_ids.iter().zip(&batch.captions);
+    pairs
+        .map(|(&image, caption)| PairId {
+            image,
+            caption: captions.then(|| stable_hash(caption.as_bytes())),
+        })
+        .collect()
+}
+
+/// Share of images whose best text inside the batch is their own, `[0, 1]`. `sim`: `[batch,
+/// batch or more]`, the batch's own texts first.
+pub fn batch_r1(sim: Tensor<2>) -> f64 {
+    let [batch, _] = sim.dims();
+    let best: Vec<i64> = sim
+        .narrow(1, 0, batch)
+        .argmax(1)
+        .into_data()
+        .convert::<i64>()
+        .try_to_vec()
+        .expect("converted to int64 the line before");
+    let right = best.iter().enumerate().filter(|(i, j)| *i as i64 == **j);
+    right.count() as f64 / batch as f64
+}
