@@ -11,3 +11,7 @@ mod albef_pretrain;
 mod albef_vit;
 #[path = "parity/golden.rs"]
 mod golden;
+#[path = "parity/vlmo.rs"]
+mod vlmo;
+#[path = "parity/vlmo_downstream.rs"]
+mod vlmo_downstream;
