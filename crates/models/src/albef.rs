@@ -17,11 +17,13 @@ use crate::layers::bert::{
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
 use crate::layers::{l2_normalize, linear};
-use crate::objectives::itc::{self, Itc, ItcKeys, PairId};
-use crate::objectives::itm::{self, HardNegatives, Itm, Negatives};
+use crate::objectives::itc::{self, Itc, ItcKeys};
+use crate::objectives::itm::{self, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
 use crate::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig};
 use crate::weights::host_values;
+
+pub use crate::objectives::itm::NegativeDraw;
 
 /// Sizes of an ALBEF.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -239,25 +241,6 @@ pub struct ItcMemory {
     pub hard_targets: TensorData,
 }
 
-/// Where the step's negatives come from.
-#[derive(Clone, Debug)]
-pub enum NegativeDraw {
-    /// Fixed beforehand (recorded runs).
-    Given(Negatives),
-    /// Chosen by the similarities of this step.
-    Choose {
-        /// The rule.
-        how: HardNegatives,
-        /// One number in `[0, 1)` per text: the draw of its negative image.
-        image: Vec<f64>,
-        /// One number in `[0, 1)` per image: the draw of its negative text.
-        text: Vec<f64>,
-        /// Ids of the batch, where the same pair must not be a negative; empty to forbid only
-        /// the pair itself, as the original.
-        ids: Vec<PairId>,
-    },
-}
-
 /// Which objectives a step computes, and how much the momentum model says.
 #[derive(Clone, Debug)]
 pub struct PretrainObjectives {
@@ -356,10 +339,7 @@ impl Albef {
 
         let image_kv = self.encoders.image_keys_values(image.tokens.clone());
         let itm = objectives.itm.as_ref().map(|draw| {
-            let negatives = match draw {
-                NegativeDraw::Given(negatives) => negatives.clone(),
-                NegativeDraw::Choose { .. } => self.choose_negatives(draw, &image, &text, &itc),
-            };
+            let negatives = draw.negatives(|| self.similarities(&image, &text, &itc));
             self.itm_loss(&text, &image_kv, &negatives, dropout.map(|d| d.at(1)))
         });
 
@@ -393,43 +373,23 @@ impl Albef {
         }
     }
 
-    /// Negatives by the similarities inside the batch; those of the contrastive loss where it is
-    /// computed.
-    fn choose_negatives(
+    /// Similarities inside the batch, `[batch, batch]` row-major, image to text and text to image:
+    /// those of the contrastive loss where it is computed.
+    fn similarities(
         &self,
-        draw: &NegativeDraw,
         image: &ImageFeatures,
         text: &TextFeatures,
         itc: &Option<Itc>,
-    ) -> Negatives {
-        let NegativeDraw::Choose {
-            how,
-            image: image_draw,
-            text: text_draw,
-            ids,
-        } = draw
-        else {
-            unreachable!("called for this variant only");
-        };
-        let batch = image_draw.len();
-        let (i2t, t2i) = match (itc, how) {
-            (_, HardNegatives::Off) => (vec![0.0; batch * batch], vec![0.0; batch * batch]),
-            (Some(itc), _) => (
-                host_values(itc.sim_i2t.clone().inner().narrow(1, 0, batch)),
-                host_values(itc.sim_t2i.clone().inner().narrow(1, 0, batch)),
-            ),
-            (None, _) => {
-                let sim = image.embed.clone().matmul(text.embed.clone().transpose())
-                    / self.temp.val().unsqueeze();
-                let sim = sim.inner();
-                (host_values(sim.clone()), host_values(sim.transpose()))
-            }
-        };
-        let same = |i: usize, j: usize| i == j || (!ids.is_empty() && ids[i].is_same(ids[j]));
-        Negatives {
-            image_idx: itm::choose(&t2i, batch, *how, image_draw, same),
-            text_idx: itm::choose(&i2t, batch, *how, text_draw, same),
+    ) -> (Vec<f32>, Vec<f32>) {
+        if let Some(itc) = itc {
+            let batch = image.embed.dims()[0];
+            let inside = |sim: &Tensor<2>| host_values(sim.clone().inner().narrow(1, 0, batch));
+            return (inside(&itc.sim_i2t), inside(&itc.sim_t2i));
         }
+        let sim = image.embed.clone().matmul(text.embed.clone().transpose())
+            / self.temp.val().unsqueeze();
+        let sim = sim.inner();
+        (host_values(sim.clone()), host_values(sim.transpose()))
     }
 
     /// The matching loss over positives, (text, negative image) and (negative text, image), in

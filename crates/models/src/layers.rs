@@ -2,8 +2,10 @@
 
 pub mod bert;
 pub mod dropout;
+pub mod mome_block;
 pub mod patch_embed;
 pub mod position;
+pub mod relative_position;
 pub mod vision_transformer;
 
 use burn::module::{Module, Param};

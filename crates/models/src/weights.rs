@@ -8,12 +8,14 @@
 mod clip;
 mod file;
 mod parameters;
+mod vlmo;
 
 pub use clip::{ClipLayout, clip_name, load_clip};
 pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write, write_whole};
 pub use parameters::{
     Parameter, export, export_gradients, host_values, initialize, load, parameters,
 };
+pub use vlmo::{add_second_image_type, fit_vlmo, is_vlmo_encoder, vlmo_name};
 
 /// Official ALBEF name of a parameter path in [`crate::albef::Albef`]
 /// (`models/model_pretrain.py`).
@@ -82,7 +84,9 @@ pub fn bert_name(path: &str) -> String {
 
 /// Official names that hold nothing of their own: buffers, and copies of tied parameters.
 pub fn is_redundant(name: &str) -> bool {
-    name.ends_with("position_ids") || name.contains("cls.predictions.decoder.")
+    name.ends_with("position_ids")
+        || name.ends_with("relative_position_index")
+        || name.contains("cls.predictions.decoder.")
 }
 
 #[cfg(test)]

@@ -13,3 +13,7 @@ mod albef_vit;
 mod clip;
 #[path = "parity/golden.rs"]
 mod golden;
+#[path = "parity/vlmo.rs"]
+mod vlmo;
+#[path = "parity/vlmo_downstream.rs"]
+mod vlmo_downstream;

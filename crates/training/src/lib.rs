@@ -9,6 +9,7 @@ pub mod loaded;
 pub mod metrics;
 pub mod momentum;
 pub mod optimizer;
+pub mod parameter_groups;
 pub mod queue;
 pub mod recipe;
 pub mod report;

@@ -61,19 +61,19 @@ fn tenth() -> f64 {
 impl BertConfig {
     /// The model with all weights zero; see [`crate::weights::initialize`].
     pub fn init(&self, device: &Device) -> Bert {
-        let embedding = |rows: usize| {
-            EmbeddingConfig::new(rows, self.hidden_size)
-                .with_initializer(Initializer::Zeros)
-                .init(device)
-        };
+        let tables = [
+            self.vocab_size,
+            self.max_position_embeddings,
+            self.type_vocab_size,
+        ];
         Bert {
-            embeddings: BertEmbeddings {
-                word_embeddings: embedding(self.vocab_size),
-                position_embeddings: embedding(self.max_position_embeddings),
-                token_type_embeddings: embedding(self.type_vocab_size),
-                layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
-                dropout: self.hidden_dropout_prob,
-            },
+            embeddings: BertEmbeddings::new(
+                tables,
+                self.hidden_size,
+                self.layer_norm_eps,
+                self.hidden_dropout_prob,
+                device,
+            ),
             layers: (0..self.num_hidden_layers)
                 .map(|i| BertLayer::new(self, i >= self.fusion_layer, device))
                 .collect(),
@@ -257,18 +257,66 @@ pub struct BertEmbeddings {
 }
 
 impl BertEmbeddings {
+    /// All zero. `tables`: rows of the word, position and segment tables, each `width` wide;
+    /// `dropout`: rate after the LayerNorm, `[0, 1)`.
+    pub fn new(
+        tables: [usize; 3],
+        width: usize,
+        epsilon: f64,
+        dropout: f64,
+        device: &Device,
+    ) -> Self {
+        let [words, positions, segments] = tables.map(|rows| {
+            EmbeddingConfig::new(rows, width)
+                .with_initializer(Initializer::Zeros)
+                .init(device)
+        });
+        Self {
+            word_embeddings: words,
+            position_embeddings: positions,
+            token_type_embeddings: segments,
+            layer_norm: LayerNorm::new(width, epsilon, device),
+            dropout,
+        }
+    }
+
     /// `input_ids`: `[batch, seq]`; returns `[batch, seq, hidden_size]`.
     pub fn forward(&self, input_ids: Tensor<2, Int>, dropout: Option<DropoutSeed>) -> Tensor<3> {
         let [_, seq] = input_ids.dims();
         let positions = self.position_embeddings.weight.val().narrow(0, 0, seq);
-        let segment = self.token_type_embeddings.weight.val().narrow(0, 0, 1);
+        let added = positions + self.first_segment();
+        self.words_and(added, input_ids, dropout)
+    }
+
+    /// As [`Self::forward`] without positions: what a model with relative positions wants
+    /// (`position_embedding_type` other than "absolute" in Hugging Face's BERT).
+    pub fn forward_unplaced(
+        &self,
+        input_ids: Tensor<2, Int>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        self.words_and(self.first_segment(), input_ids, dropout)
+    }
+
+    /// `[1, hidden_size]`.
+    fn first_segment(&self) -> Tensor<2> {
+        self.token_type_embeddings.weight.val().narrow(0, 0, 1)
+    }
+
+    /// `added`: `[1 or seq, hidden_size]`.
+    fn words_and(
+        &self,
+        added: Tensor<2>,
+        input_ids: Tensor<2, Int>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
         // The lookup of `[PAD]` gives no gradient (`padding_idx` of the original); the tied output
         // matrix still does.
         let padding = input_ids.clone().equal_elem(0);
         let words = self.word_embeddings.forward(input_ids);
         let padding = padding.unsqueeze_dim::<3>(2).expand(words.shape());
         let words = words.clone().mask_where(padding, words.detach());
-        let x = words + (positions + segment).unsqueeze_dim::<3>(0);
+        let x = words + added.unsqueeze_dim::<3>(0);
         let x = self.layer_norm.forward(x);
         match dropout {
             Some(seed) => seed.apply(x, self.dropout),

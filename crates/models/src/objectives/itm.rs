@@ -4,6 +4,8 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::itc::PairId;
+
 /// How a text's negative image, and an image's negative text, is chosen in the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -24,6 +26,51 @@ pub struct Negatives {
     pub image_idx: Vec<usize>,
     /// For image `i`, the text it is wrongly paired with.
     pub text_idx: Vec<usize>,
+}
+
+/// Where the step's negatives come from.
+#[derive(Clone, Debug)]
+pub enum NegativeDraw {
+    /// Fixed beforehand (recorded runs).
+    Given(Negatives),
+    /// Chosen by the similarities of this step.
+    Choose {
+        /// The rule.
+        how: HardNegatives,
+        /// One number in `[0, 1)` per text: the draw of its negative image.
+        image: Vec<f64>,
+        /// One number in `[0, 1)` per image: the draw of its negative text.
+        text: Vec<f64>,
+        /// Ids of the batch, where the same pair must not be a negative; empty to forbid only
+        /// the pair itself, as the original.
+        ids: Vec<PairId>,
+    },
+}
+
+impl NegativeDraw {
+    /// The negatives. `similarities`: similarity / temperature inside the batch, image to text and
+    /// text to image, each row-major `[batch, batch]`; called only where the rule looks at them.
+    pub fn negatives(&self, similarities: impl FnOnce() -> (Vec<f32>, Vec<f32>)) -> Negatives {
+        let (how, image, text, ids) = match self {
+            Self::Given(negatives) => return negatives.clone(),
+            Self::Choose {
+                how,
+                image,
+                text,
+                ids,
+            } => (*how, image, text, ids),
+        };
+        let batch = image.len();
+        let (i2t, t2i) = match how {
+            HardNegatives::Off => (vec![0.0; batch * batch], vec![0.0; batch * batch]),
+            HardNegatives::Sample | HardNegatives::Hardest => similarities(),
+        };
+        let same = |i: usize, j: usize| i == j || (!ids.is_empty() && ids[i].is_same(ids[j]));
+        Negatives {
+            image_idx: choose(&t2i, batch, how, image, same),
+            text_idx: choose(&i2t, batch, how, text, same),
+        }
+    }
 }
 
 /// Chooses one negative for each row.

@@ -1,0 +1,109 @@
+//! Official names of VLMo's parameters, and checkpoints made to fit another size.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{HostTensor, TensorMap, host_values};
+use crate::layers::position::interpolate_pos_embed;
+use crate::layers::relative_position::{ResizeError, resize_table};
+use crate::vlmo::{Positions, VlmoConfig};
+
+/// Official name (`modules/vlmo_module.py`) of a parameter path in the models of
+/// [`crate::vlmo`].
+pub fn vlmo_name(path: &str) -> String {
+    const TABLE: [(&str, &str); 18] = [
+        ("relative_position.table", "relative_position_bias_table"),
+        ("text_embeddings.layer_norm.", "text_embeddings.LayerNorm."),
+        ("pooler.", "pooler.dense."),
+        ("mlm_score.transform.", "mlm_score.transform.dense."),
+        ("mlm_score.layer_norm.", "mlm_score.transform.LayerNorm."),
+        ("itm_score.", "itm_score.fc."),
+        ("itc.text_proj.", "itc_text_proj.fc."),
+        ("itc.image_proj.", "itc_image_proj.fc."),
+        ("itc.logit_scale", "logit_scale"),
+        ("itc_vl.text_proj.", "itc_vl_text_proj.fc."),
+        ("itc_vl.image_proj.", "itc_vl_image_proj.fc."),
+        ("itc_vl.logit_scale", "logit_vl_scale"),
+        ("vqa_classifier.input.", "vqa_classifier.0."),
+        ("vqa_classifier.norm.", "vqa_classifier.1."),
+        ("vqa_classifier.output.", "vqa_classifier.3."),
+        ("nlvr2_classifier.input.", "nlvr2_classifier.0."),
+        ("nlvr2_classifier.norm.", "nlvr2_classifier.1."),
+        ("nlvr2_classifier.output.", "nlvr2_classifier.3."),
+    ];
+    let path = path.strip_prefix("encoder.").unwrap_or(path);
+    let renamed = TABLE.iter().find_map(|(ours, official)| {
+        let rest = path.strip_prefix(ours)?;
+        Some(format!("{official}{rest}"))
+    });
+    renamed.unwrap_or_else(|| path.to_owned())
+}
+
+/// Whether an official name belongs to [`crate::vlmo::encoder::VlmoEncoder`], which fine-tuning
+/// takes from a pre-trained model, and not to a head.
+pub fn is_vlmo_encoder(name: &str) -> bool {
+    const PARTS: [&str; 5] = [
+        "transformer.",
+        "relative_position_bias_table",
+        "text_embeddings.",
+        "token_type_embeddings.",
+        "pooler.",
+    ];
+    PARTS.iter().any(|part| name.starts_with(part))
+}
+
+/// Makes a checkpoint fit a model of another image size or shorter texts, as the original does when
+/// it loads one: positions of the image are resized, those of the text cut off. Tensors that fit
+/// already, or that no resizing would make fit, stay as they are: loading reports the latter.
+///
+/// # Errors
+/// [`ResizeError`] when the relative positions are no table of a window of patches.
+pub fn fit_vlmo(tensors: &mut TensorMap, config: &VlmoConfig) -> Result<(), ResizeError> {
+    let device = Device::flex();
+    if let Some(table) = tensors.get_mut("text_embeddings.position_embeddings.weight")
+        && let [rows, width] = table.shape[..]
+        && rows > config.max_text_len
+    {
+        table.values.truncate(config.max_text_len * width);
+        table.shape = vec![config.max_text_len, width];
+    }
+    if let Some(positions) = tensors.get_mut("transformer.pos_embed")
+        && let [1, tokens, _] = positions.shape[..]
+        && tokens > 1
+        && (tokens - 1).isqrt().pow(2) == tokens - 1
+    {
+        let grid = config.grid();
+        let resized = interpolate_pos_embed(device_tensor::<3>(positions, &device), grid, grid);
+        *positions = host_tensor(resized);
+    }
+    if let Some(table) = tensors.get_mut("relative_position_bias_table")
+        && let Positions::Relative { table_text_len } = config.positions
+        && table.shape.len() == 2
+    {
+        let resized = device_tensor(table, &device);
+        *table = host_tensor(resize_table(resized, table_text_len, config.grid())?);
+    }
+    Ok(())
+}
+
+/// Gives the token types the row of NLVR2's second image, a copy of the first image's. Token types
+/// that are not two rows stay as they are.
+pub fn add_second_image_type(tensors: &mut TensorMap) {
+    if let Some(types) = tensors.get_mut("token_type_embeddings.weight")
+        && let [2, width] = types.shape[..]
+    {
+        types.values.extend_from_within(width..);
+        types.shape = vec![3, width];
+    }
+}
+
+fn device_tensor<const D: usize>(tensor: &HostTensor, device: &Device) -> Tensor<D> {
+    let data = TensorData::new(tensor.values.clone(), tensor.shape.clone());
+    Tensor::from_data(data, device)
+}
+
+fn host_tensor<const D: usize>(tensor: Tensor<D>) -> HostTensor {
+    HostTensor {
+        shape: tensor.dims().to_vec(),
+        values: host_values(tensor),
+    }
+}
