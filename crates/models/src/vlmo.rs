@@ -17,11 +17,13 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::layers::bert::padding_mask;
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::{LayerNorm, l2_normalize, linear, linear_gelu};
 use crate::objectives::cross_entropy;
 use crate::objectives::itm::{self, Itm, NegativeDraw, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
+use crate::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig};
 use crate::weights::host_values;
 use encoder::{IMAGE_TYPE, TEXT_LAYER_NORM_EPS, TextBatch, VlmoEncoder, first_token};
 
@@ -135,9 +137,22 @@ impl VlmoConfig {
             itc_vl: ContrastiveHeads::new(self, device),
         }
     }
+}
 
-    /// What does not fit together, as a sentence that names the fields; `None` when all does.
-    pub fn problem(&self) -> Option<String> {
+impl SystemConfig for VlmoConfig {
+    fn image_size(&self) -> usize {
+        self.image_size
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_text_len
+    }
+
+    fn problem(&self) -> Option<String> {
         let multiple = |name: &str, value: usize, of: &str, unit: usize| {
             (unit == 0 || value == 0 || !value.is_multiple_of(unit))
                 .then(|| format!("{name} = {value} must be a multiple of {of} = {unit}"))
@@ -210,12 +225,22 @@ impl MlmScore {
         if masked.token.is_empty() {
             return None;
         }
+        let words = int_vector(&masked.token, &tokens.device());
+        Some(mlm::mlm(
+            self.masked_logits(tokens, masked),
+            words,
+            None,
+            0.0,
+        ))
+    }
+
+    /// Logits at the masked places of all tokens, `[batch, seq, width]`; returns `[masked,
+    /// vocab_size]`.
+    fn masked_logits(&self, tokens: Tensor<3>, masked: &MaskedPositions) -> Tensor<2> {
         let [batch, seq, width] = tokens.dims();
-        let device = tokens.device();
-        let hidden = tokens.reshape([batch * seq, width]);
-        let logits = self.logits(hidden.select(0, int_vector(&masked.index, &device)));
-        let words = int_vector(&masked.token, &device);
-        Some(mlm::mlm(logits, words, None, 0.0))
+        let index = int_vector(&masked.index, &tokens.device());
+        let hidden = tokens.reshape([batch * seq, width]).select(0, index);
+        self.logits(hidden)
     }
 }
 
@@ -439,6 +464,85 @@ impl Vlmo {
         let pair = self.encoder.fused(&text, image, IMAGE_TYPE, dropout);
         let logits = self.itm_score.forward(pair.pooled);
         itm::itm(logits, Tensor::from_data(itm::labels(pairs), &device))
+    }
+}
+
+/// One modality alone is compared; a pair in one sequence is matched.
+impl System for Vlmo {
+    fn encode_images(&self, image: Tensor<4>) -> EncodedImages {
+        let alone = self.encoder.image(image.clone(), None);
+        EncodedImages {
+            tokens: self.encoder.embed_image(image, IMAGE_TYPE),
+            embed: Some(self.itc.embed_image(&alone.tokens)),
+        }
+    }
+
+    fn encode_texts(
+        &self,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+    ) -> EncodedTexts {
+        let text = TextBatch {
+            input_ids,
+            attention_mask,
+        };
+        let alone = self.encoder.text(&text, None);
+        EncodedTexts {
+            tokens: self.encoder.embed_text(&text, None),
+            mask: padding_mask(text.attention_mask),
+            embed: Some(self.itc.embed_text(&alone.tokens)),
+        }
+    }
+
+    fn embed_dim(&self) -> Option<usize> {
+        Some(self.itc.text_proj.weight.dims()[1])
+    }
+
+    fn logit_scale(&self) -> f32 {
+        self.itc.logit_scale.val().exp().into_scalar()
+    }
+
+    fn matching(&self) -> Option<&dyn Matching> {
+        Some(self)
+    }
+
+    fn masked_words(&self) -> Option<&dyn MaskedWords> {
+        Some(self)
+    }
+}
+
+impl Matching for Vlmo {
+    /// The embedded patches: below the fused layers nothing else can be shared.
+    fn image_parts(&self, tokens: Tensor<3>) -> Vec<Tensor<3>> {
+        vec![tokens]
+    }
+
+    fn pair_logits(
+        &self,
+        tokens: Tensor<3>,
+        mask: Tensor<3>,
+        image_parts: &[Tensor<3>],
+    ) -> Tensor<2> {
+        let image = image_parts[0].clone();
+        let pair = self.encoder.fuse(tokens, mask, image, None);
+        self.itm_score.forward(pair.pooled)
+    }
+}
+
+impl MaskedWords for Vlmo {
+    fn gap_logits(
+        &self,
+        image: Tensor<4>,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        masked: &MaskedPositions,
+    ) -> Tensor<2> {
+        let text = TextBatch {
+            input_ids,
+            attention_mask,
+        };
+        let pair = self.encoder.fused(&text, image, IMAGE_TYPE, None);
+        self.mlm_score.masked_logits(pair.text_tokens, masked)
     }
 }
 

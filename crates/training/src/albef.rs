@@ -10,7 +10,6 @@ use fitup_models::albef::{
 };
 use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::itc::{ItcKeys, PairId, id_targets, identity_targets};
-use fitup_models::objectives::itm::Itm;
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::weights::{self, HostTensor, TensorMap, WeightsError};
 use rand::{RngExt, SeedableRng};
@@ -20,7 +19,9 @@ use crate::checkpoint::Progress;
 use crate::momentum;
 use crate::queue::ItcQueue;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
-use crate::trainer::{PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, pair_ids};
+use crate::trainer::{
+    PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, itm_accuracy, pair_ids,
+};
 
 /// Everything that an ALBEF pre-training run changes, except the optimizer's state.
 #[derive(Debug)]
@@ -285,7 +286,7 @@ fn summarise(output: PretrainOutput, objectives: &ObjectivesRecipe, model: &Albe
         numbers.itc = add(itc.loss, objectives.weights.itc);
     }
     if let Some(itm) = output.itm {
-        numbers.itm_accuracy = Some(accuracy(&itm));
+        numbers.itm_accuracy = Some(itm_accuracy(itm.logits.clone().inner()));
         numbers.itm = add(itm.loss, objectives.weights.itm);
     }
     if let Some(mlm) = output.mlm {
@@ -295,16 +296,4 @@ fn summarise(output: PretrainOutput, objectives: &ObjectivesRecipe, model: &Albe
     let total = parts.into_iter().reduce(|a, b| a + b);
     numbers.total = total.as_ref().map_or(0.0, scalar);
     StepLosses { total, numbers }
-}
-
-/// Share of the `[3 * batch, 2]` matching logits on the right side.
-fn accuracy(itm: &Itm) -> f64 {
-    let logits = itm.logits.clone().inner();
-    let rows = logits.dims()[0];
-    let values = weights::host_values(logits);
-    let right = values
-        .chunks(2)
-        .enumerate()
-        .filter(|(i, logit)| (logit[1] > logit[0]) == (*i < rows / 3));
-    right.count() as f64 / rows as f64
 }

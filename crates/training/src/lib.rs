@@ -17,3 +17,4 @@ pub mod schedule;
 pub mod systems;
 pub mod tasks;
 pub mod trainer;
+pub mod vlmo;

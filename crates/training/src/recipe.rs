@@ -11,6 +11,7 @@ use fitup_models::albef::AlbefConfig;
 use fitup_models::clip::ClipConfig;
 use fitup_models::objectives::itm::HardNegatives;
 use fitup_models::system::SystemConfig;
+use fitup_models::vlmo::VlmoConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::optimizer::OptimizerConfig;
@@ -83,6 +84,9 @@ pub struct ModelRecipe {
     /// Its sizes, where it is a CLIP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<ClipConfig>,
+    /// Its sizes, where it is a VLMo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlmo: Option<VlmoConfig>,
     /// Weights to start from (safetensors under official names); absent: drawn from the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_weights: Option<PathBuf>,
@@ -103,6 +107,8 @@ pub enum SystemKind {
     Albef,
     /// Two towers and a contrastive loss.
     Clip,
+    /// Mixture of modality experts.
+    Vlmo,
 }
 
 impl std::fmt::Display for SystemKind {
@@ -111,6 +117,7 @@ impl std::fmt::Display for SystemKind {
         f.write_str(match self {
             Self::Albef => "albef",
             Self::Clip => "clip",
+            Self::Vlmo => "vlmo",
         })
     }
 }
@@ -124,6 +131,7 @@ impl ModelRecipe {
         match self.system {
             SystemKind::Albef => sizes(&self.albef),
             SystemKind::Clip => sizes(&self.clip),
+            SystemKind::Vlmo => sizes(&self.vlmo),
         }
     }
 
@@ -140,6 +148,11 @@ impl ModelRecipe {
     /// CLIP's sizes; call for that system only.
     pub fn clip(&self) -> &ClipConfig {
         self.clip.as_ref().expect(CHECKED)
+    }
+
+    /// VLMo's sizes; call for that system only.
+    pub fn vlmo(&self) -> &VlmoConfig {
+        self.vlmo.as_ref().expect(CHECKED)
     }
 }
 

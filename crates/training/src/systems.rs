@@ -38,5 +38,10 @@ pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Ope
             let model = weights::load(model, tensors, weights::clip_name, is_model)?;
             Ok((Box::new(model), None))
         }
+        SystemKind::Vlmo => {
+            let model = recipe.model.vlmo().init(device);
+            let model = weights::load(model, tensors, weights::vlmo_name, is_model)?;
+            Ok((Box::new(model), None))
+        }
     }
 }

@@ -4,7 +4,7 @@ mod batch;
 mod error;
 mod system;
 
-pub use batch::{PairTensors, batch_r1, pair_ids};
+pub use batch::{PairTensors, batch_r1, itm_accuracy, pair_ids};
 pub use error::TrainError;
 pub use system::{Pretrain, StepLosses, StepNumbers};
 
@@ -29,6 +29,7 @@ use crate::optimizer::{AdamW, gradient_norm, scale_gradients};
 use crate::recipe::{Recipe, SystemKind};
 use crate::schedule::Schedule;
 use crate::tasks::retrieval;
+use crate::vlmo::VlmoPretrain;
 
 /// What the loop tells whoever shows it.
 pub trait Observer {
@@ -82,6 +83,7 @@ pub fn pretrain(
     match recipe.model.system {
         SystemKind::Albef => pretrain_system::<AlbefPretrain>(recipe, options, observer),
         SystemKind::Clip => pretrain_system::<ClipPretrain>(recipe, options, observer),
+        SystemKind::Vlmo => pretrain_system::<VlmoPretrain>(recipe, options, observer),
     }
 }
 

@@ -183,11 +183,22 @@ impl VlmoEncoder {
         dropout: Option<DropoutSeed>,
     ) -> FusedFeatures {
         let texts = self.embed_text(text, dropout);
-        let images = self.embed_image(image, image_type);
+        let mask = key_mask(text.attention_mask.clone());
+        self.fuse(texts, mask, self.embed_image(image, image_type), dropout)
+    }
+
+    /// As [`Self::fused`], from what [`Self::embed_text`] and [`Self::embed_image`] give: an image
+    /// is embedded once for all texts that meet it. `mask`: additive, `[batch, 1, seq]`.
+    pub fn fuse(
+        &self,
+        texts: Tensor<3>,
+        mask: Tensor<3>,
+        images: Tensor<3>,
+        dropout: Option<DropoutSeed>,
+    ) -> FusedFeatures {
         let [batch, seq, _] = texts.dims();
         let image_tokens = images.dims()[1];
         let real = Tensor::zeros([batch, 1, image_tokens], &images.device());
-        let mask = key_mask(text.attention_mask.clone());
         let bias = self.relative_position.as_ref().map(|p| p.fused(seq));
         let sequence = Sequence {
             tokens: Tensor::cat(vec![texts, images], 1),
@@ -314,8 +325,8 @@ impl VlmoEncoder {
         })
     }
 
-    /// `[batch, seq, width]`.
-    fn embed_text(&self, text: &TextBatch, dropout: Option<DropoutSeed>) -> Tensor<3> {
+    /// Words with their places and the text's type, `[batch, seq, width]`.
+    pub fn embed_text(&self, text: &TextBatch, dropout: Option<DropoutSeed>) -> Tensor<3> {
         let ids = text.input_ids.clone();
         let dropout = dropout.map(|d| d.at(EMBEDDING_PLACE));
         let x = match self.relative_position {
@@ -325,8 +336,8 @@ impl VlmoEncoder {
         x + self.token_type(TEXT_TYPE)
     }
 
-    /// Patch tokens with CLS in front, `[batch, 1 + patches, width]`.
-    fn embed_image(&self, image: Tensor<4>, image_type: usize) -> Tensor<3> {
+    /// Patches with CLS in front, their places and type, `[batch, 1 + patches, width]`.
+    pub fn embed_image(&self, image: Tensor<4>, image_type: usize) -> Tensor<3> {
         let transformer = &self.transformer;
         let patches = transformer.patch_embed.forward(image);
         let [batch, _, width] = patches.dims();

@@ -4,6 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
 use fitup_data::sources::stable_hash;
 use fitup_models::objectives::itc::PairId;
+use fitup_models::weights::host_values;
 
 use crate::recipe::ItcTargets;
 
@@ -60,4 +61,16 @@ pub fn batch_r1(sim: Tensor<2>) -> f64 {
         .expect("converted to int64 the line before");
     let right = best.iter().enumerate().filter(|(i, j)| *i as i64 == **j);
     right.count() as f64 / batch as f64
+}
+
+/// Share of the `[3 * batch, 2]` matching logits on the right side, `[0, 1]`: the first third
+/// match.
+pub fn itm_accuracy(logits: Tensor<2>) -> f64 {
+    let rows = logits.dims()[0];
+    let values = host_values(logits);
+    let right = values
+        .chunks(2)
+        .enumerate()
+        .filter(|(i, logit)| (logit[1] > logit[0]) == (*i < rows / 3));
+    right.count() as f64 / rows as f64
 }
