@@ -6,12 +6,23 @@
 //! are stored transposed by PyTorch, patch projections as a convolution kernel.
 
 mod file;
+pub mod initial;
 mod parameters;
+mod pickle;
+mod pytorch;
+mod resize;
+mod zip;
 
-pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write, write_whole};
+pub use file::{
+    HostTensor, Precision, TensorInfo, TensorMap, WeightsError, list, read, write, write_whole,
+};
 pub use parameters::{
     Parameter, export, export_gradients, host_values, initialize, load, parameters,
 };
+pub use pickle::PickleError;
+pub use pytorch::{PytorchError, write_pytorch};
+pub use resize::fit_positions;
+pub use zip::ZipError;
 
 /// Official ALBEF name of a parameter path in [`crate::albef::Albef`]
 /// (`models/model_pretrain.py`).
