@@ -1,5 +1,5 @@
-//! Weights under the official names and layouts: strict reading with a precise report, writing,
-//! and initialisation from a seed.
+//! Weights under the official names and layouts: files of safetensors and PyTorch, strict loading
+//! with a precise report, writing, and initialisation from a seed or from published encoders.
 //!
 //! A module's parameters are visited in a fixed order; a system's table ([`albef_name`]) turns the
 //! path of each into its official name, and the layout follows from where it sits: linear layers

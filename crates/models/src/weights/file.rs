@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 
 use super::pytorch::{self, PytorchError};
 
@@ -48,7 +48,7 @@ pub enum WeightsError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: PytorchError,
+        source: Box<PytorchError>,
     },
     /// Names or shapes do not match the model.
     #[error("weights do not fit the model: {}", describe(.missing, .unexpected, .mis_shaped))]
@@ -150,40 +150,39 @@ pub fn read(path: &Path) -> Result<(TensorMap, HashMap<String, String>), Weights
 }
 
 /// Names, shapes and types of all tensors of a file in any format that [`read`] knows, in the
-/// order of their names. Their data are not read.
+/// order of their names, and its metadata. The data of the tensors are not read.
 ///
 /// # Errors
 /// As [`read`].
-pub fn list(path: &Path) -> Result<Vec<TensorInfo>, WeightsError> {
+pub fn list(path: &Path) -> Result<(Vec<TensorInfo>, HashMap<String, String>), WeightsError> {
     let io = |source| WeightsError::Io {
         path: path.to_owned(),
         source,
     };
     if let Container::Pytorch = container(path).map_err(io)? {
-        return pytorch::list(path);
+        return Ok((pytorch::list(path)?, HashMap::new()));
     }
     let mut file = std::fs::File::open(path).map_err(io)?;
     let length = file.metadata().map_err(io)?.len();
-    let mut header = Vec::new();
-    let mut size = [0; 8];
-    let read = file.read_exact(&mut size).and_then(|()| {
-        // A header that claims more than the file holds is seen by the parser.
-        let size = u64::from_le_bytes(size).min(length);
-        header.extend(size.to_le_bytes());
-        file.take(size).read_to_end(&mut header)
-    });
     let format = |reason: String| WeightsError::Format {
         path: path.to_owned(),
         reason,
     };
-    read.map_err(|e| format(e.to_string()))?;
-    let (header_length, metadata) =
-        SafeTensors::read_metadata(&header).map_err(|e| format(e.to_string()))?;
-    let held = length.saturating_sub(8 + header_length as u64);
+    let mut size = [0; 8];
+    file.read_exact(&mut size)
+        .map_err(|_| format(format!("only {length} bytes")))?;
+    let size = u64::from_le_bytes(size);
+    if size > length.saturating_sub(8) {
+        return Err(format(format!("a header of {size} bytes in {length}")));
+    }
+    let mut header = Vec::new();
+    file.take(size).read_to_end(&mut header).map_err(io)?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| format(e.to_string()))?;
+    let held = length - 8 - size;
     if metadata.data_len() as u64 != held {
+        let declared = metadata.data_len();
         return Err(format(format!(
-            "{held} bytes of tensors, {} are declared",
-            metadata.data_len()
+            "{held} bytes of tensors, {declared} declared"
         )));
     }
     let mut tensors: Vec<TensorInfo> = metadata
@@ -196,7 +195,7 @@ pub fn list(path: &Path) -> Result<Vec<TensorInfo>, WeightsError> {
         })
         .collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(tensors)
+    Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
 fn read_safetensors(path: &Path) -> Result<(TensorMap, HashMap<String, String>), WeightsError> {

@@ -17,7 +17,7 @@ pub use write::write_pytorch;
 
 /// Keys under which training scripts put the tensors.
 const WRAPPERS: [&str; 3] = ["model", "state_dict", "module"];
-/// Wrappers, and modules of a TorchScript archive, inside one another.
+/// Modules of a TorchScript archive inside one another.
 const MAX_DEPTH: usize = 64;
 /// Dimensions of a tensor, as PyTorch has it.
 const MAX_DIMENSIONS: usize = 64;
@@ -45,7 +45,7 @@ pub enum PytorchError {
     #[error("holds no state dict: no tensors by name at the top or under {}", WRAPPERS.join(", "))]
     NoTensors,
     /// Containers inside containers without end.
-    #[error("containers lie more than {MAX_DEPTH} deep, or inside themselves")]
+    #[error("containers lie too deep, or inside themselves")]
     Nesting,
     /// A tensor that looks beyond its storage.
     #[error(
@@ -137,7 +137,10 @@ fn name_file(path: &Path, source: PytorchError) -> WeightsError {
         PytorchError::Io(source) | PytorchError::Zip(ZipError::Io(source)) => {
             WeightsError::Io { path, source }
         }
-        source => WeightsError::Pytorch { path, source },
+        source => WeightsError::Pytorch {
+            path,
+            source: Box::new(source),
+        },
     }
 }
 
@@ -314,18 +317,7 @@ fn open_legacy(file: File) -> Result<(Container, Pickle), PytorchError> {
 /// The tensors by name: at the top or under one of [`WRAPPERS`], without the `module.` that
 /// distributed training puts in front of all.
 fn state_dict(pickle: &Pickle) -> Result<BTreeMap<String, TensorRef>, PytorchError> {
-    let mut at = pickle.root();
-    let mut depth = 0;
-    while let Some(inner) = WRAPPERS.iter().find_map(|key| {
-        let inner = pickle.get(at, key)?;
-        matches!(pickle.node(inner), Some(Node::Dict(_))).then_some(inner)
-    }) {
-        at = inner;
-        depth += 1;
-        if depth > MAX_DEPTH {
-            return Err(PytorchError::Nesting);
-        }
-    }
+    let at = find_state(pickle, pickle.root(), 0)?.unwrap_or(pickle.root());
     let mut tensors = BTreeMap::new();
     match pickle.node(at) {
         Some(Node::Dict(pairs)) => {
@@ -351,6 +343,29 @@ fn state_dict(pickle: &Pickle) -> Result<BTreeMap<String, TensorRef>, PytorchErr
         tensors = tensors.into_iter().map(|(n, t)| (strip(n), t)).collect();
     }
     Ok(tensors)
+}
+
+/// The innermost dictionary under [`WRAPPERS`] that holds tensors; there may be a configuration
+/// called `model` beside the tensors under `state_dict`.
+fn find_state(pickle: &Pickle, at: Value, depth: usize) -> Result<Option<Value>, PytorchError> {
+    /// Wrappers inside one another; each level has three ways to go.
+    const MAX_WRAPPERS: usize = 8;
+    if depth > MAX_WRAPPERS {
+        return Err(PytorchError::Nesting);
+    }
+    let Some(Node::Dict(pairs)) = pickle.node(at) else {
+        return Ok(None);
+    };
+    for key in WRAPPERS {
+        if let Some(inner) = pickle.get(at, key)
+            && let Some(found) = find_state(pickle, inner, depth + 1)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    let mut values = pairs.iter().map(|(_, value)| pickle.node(*value));
+    let holds = values.any(|node| matches!(node, Some(Node::Tensor(_))));
+    Ok(holds.then_some(at))
 }
 
 /// Collects the tensors of a TorchScript module under dotted names.
