@@ -1,6 +1,7 @@
 //! `fitup`: train, evaluate and use vision-language models from the command line.
 
 mod cli;
+mod hub;
 mod progress;
 
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! Weights under the official names and layouts: strict reading with a precise report, writing,
-//! and initialisation from a seed.
+//! Weights under the official names and layouts: files of safetensors and PyTorch, strict loading
+//! with a precise report, writing, and initialisation from a seed or from published encoders.
 //!
 //! A module's parameters are visited in a fixed order; a system's table ([`albef_name`]) turns the
 //! path of each into its official name, and the layout follows from where it sits: linear layers
@@ -7,15 +7,26 @@
 
 mod clip;
 mod file;
+pub mod initial;
 mod parameters;
+mod pickle;
+mod pytorch;
+mod resize;
 mod vlmo;
+mod zip;
 
 pub use clip::{ClipLayout, clip_name, load_clip};
-pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write, write_whole};
+pub use file::{
+    HostTensor, Precision, TensorInfo, TensorMap, WeightsError, list, read, write, write_whole,
+};
 pub use parameters::{
     Parameter, export, export_gradients, host_values, initialize, load, parameters,
 };
+pub use pickle::PickleError;
+pub use pytorch::{PytorchError, write_pytorch};
+pub use resize::fit_positions;
 pub use vlmo::{add_second_image_type, fit_vlmo, is_vlmo_encoder, vlmo_name};
+pub use zip::ZipError;
 
 /// Official ALBEF name of a parameter path in [`crate::albef::Albef`]
 /// (`models/model_pretrain.py`).

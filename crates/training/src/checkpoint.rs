@@ -147,6 +147,11 @@ impl Checkpoint {
     }
 }
 
+/// Whether metadata are those of a checkpoint, of this version or another.
+pub fn is_checkpoint(metadata: &HashMap<String, String>) -> bool {
+    metadata.contains_key("fitup.format")
+}
+
 /// The file of a step's checkpoint inside a run's `checkpoints` folder.
 pub fn path_of_step(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step-{step:08}.safetensors"))

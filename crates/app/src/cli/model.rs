@@ -1,11 +1,16 @@
-//! `fitup model`: look into checkpoints, and make them small.
+//! `fitup model`: look into checkpoints, make them small, turn formats into one
+//! another, and fetch what others publish.
+
+mod contents;
+mod convert;
+mod pull;
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use fitup_models::weights::{Precision, TensorMap};
+use fitup_models::weights::{self, Precision, TensorMap};
 use fitup_training::albef::{is_model, is_momentum};
 use fitup_training::checkpoint::{self, Checkpoint};
 use serde_json::{Value, json};
@@ -16,25 +21,28 @@ use super::output::{Output, grouped, megabytes};
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   fitup model inspect weights/albef-tiny.safetensors
-  fitup model inspect runs/albef-tiny --tensors";
+  fitup model inspect runs/albef-tiny --tensors
+  fitup model inspect ALBEF.pth --tensors";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
   fitup model export runs/albef-tiny --out albef-tiny.safetensors --f16
   fitup model export runs/albef-tiny/checkpoints/step-00000500.safetensors --out early.safetensors";
 
-/// Inspect and export models
+/// Inspect, export, convert and fetch models
 #[derive(Debug, Subcommand)]
 pub enum Model {
     Inspect(Inspect),
     Export(Export),
+    Convert(convert::Convert),
+    Pull(pull::Pull),
 }
 
 /// Show what a model file holds
 #[derive(Debug, Args)]
 #[command(after_help = INSPECT_EXAMPLES)]
 pub struct Inspect {
-    /// Checkpoint, exported model, or folder of a run
+    /// Checkpoint, exported model, folder of a run, or any safetensors or PyTorch file
     file: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -59,6 +67,8 @@ pub fn run(args: &Model, output: Output) -> Result<()> {
     match args {
         Model::Inspect(args) => inspect(args, output),
         Model::Export(args) => export(args, output),
+        Model::Convert(args) => convert::run(args, output),
+        Model::Pull(args) => pull::run(args, output),
     }
 }
 
@@ -69,6 +79,10 @@ fn count(tensors: &TensorMap, belongs: impl Fn(&str) -> bool) -> usize {
 
 fn inspect(args: &Inspect, output: Output) -> Result<()> {
     let path = model_file::resolve(&args.file)?;
+    let (listed, metadata) = weights::list(&path)?;
+    if !listed.is_empty() && !checkpoint::is_checkpoint(&metadata) {
+        return contents::show(&path, &listed, args.tensors, output);
+    }
     let Checkpoint {
         recipe,
         vocabulary,
