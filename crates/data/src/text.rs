@@ -1,11 +1,13 @@
 //! Captions and questions on their way to the text encoder: [`cleaning`], then [`tokenizer`]
-//! (with a vocabulary built by [`vocabulary`] when none is given), then [`masking`].
+//! (with a vocabulary built by [`vocabulary`] when none is given), then
+//! [`masking`], of single tokens or of whole words ([`whole_word`]).
 
 pub mod cleaning;
 pub mod masking;
 pub mod pretokenizer;
 pub mod tokenizer;
 pub mod vocabulary;
+pub mod whole_word;
 
 pub use cleaning::{pre_caption, pre_question};
 pub use tokenizer::{SpecialIds, TokenBatch, Tokenizer, TokenizerError};

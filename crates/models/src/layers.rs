@@ -3,6 +3,7 @@
 pub mod bert;
 pub mod dropout;
 pub mod patch_embed;
+pub mod patch_selection;
 pub mod position;
 pub mod vision_transformer;
 

@@ -1,6 +1,6 @@
 //! Vision-language systems: encoders, fusion, objectives, and the layouts of official weights.
 //!
-//! One system a file ([`albef`]), read top to bottom: config, outputs, module, `forward`. Systems
+//! One system a file ([`albef`], [`vilt`]), read top to bottom: config, outputs, module, `forward`. Systems
 //! are built from [`layers`] and trained with [`objectives`], which are pure functions: the
 //! momentum update, the queue and every random draw are inputs, which is what makes a step
 //! reproducible and comparable with recorded tensors. [`weights`] reads and writes checkpoints
@@ -9,4 +9,5 @@
 pub mod albef;
 pub mod layers;
 pub mod objectives;
+pub mod vilt;
 pub mod weights;

@@ -3,6 +3,8 @@
 pub mod itc;
 pub mod itm;
 pub mod mlm;
+pub mod vqa;
+pub mod wpa;
 
 use burn::tensor::{Int, Tensor, activation};
 

@@ -7,11 +7,13 @@
 
 mod file;
 mod parameters;
+mod vilt;
 
 pub use file::{HostTensor, Precision, TensorMap, WeightsError, read, write, write_whole};
 pub use parameters::{
     Parameter, export, export_gradients, host_values, initialize, load, parameters,
 };
+pub use vilt::vilt_name;
 
 /// Official ALBEF name of a parameter path in [`crate::albef::Albef`]
 /// (`models/model_pretrain.py`).

@@ -11,3 +11,9 @@ mod albef_pretrain;
 mod albef_vit;
 #[path = "parity/golden.rs"]
 mod golden;
+#[path = "parity/vilt.rs"]
+mod vilt;
+#[path = "parity/vilt_downstream.rs"]
+mod vilt_downstream;
+#[path = "parity/vilt_ipot.rs"]
+mod vilt_ipot;

@@ -61,19 +61,19 @@ fn tenth() -> f64 {
 impl BertConfig {
     /// The model with all weights zero; see [`crate::weights::initialize`].
     pub fn init(&self, device: &Device) -> Bert {
-        let embedding = |rows: usize| {
-            EmbeddingConfig::new(rows, self.hidden_size)
-                .with_initializer(Initializer::Zeros)
-                .init(device)
-        };
+        let tables = [
+            self.vocab_size,
+            self.max_position_embeddings,
+            self.type_vocab_size,
+        ];
         Bert {
-            embeddings: BertEmbeddings {
-                word_embeddings: embedding(self.vocab_size),
-                position_embeddings: embedding(self.max_position_embeddings),
-                token_type_embeddings: embedding(self.type_vocab_size),
-                layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
-                dropout: self.hidden_dropout_prob,
-            },
+            embeddings: BertEmbeddings::new(
+                tables,
+                self.hidden_size,
+                self.layer_norm_eps,
+                self.hidden_dropout_prob,
+                device,
+            ),
             layers: (0..self.num_hidden_layers)
                 .map(|i| BertLayer::new(self, i >= self.fusion_layer, device))
                 .collect(),
@@ -257,6 +257,29 @@ pub struct BertEmbeddings {
 }
 
 impl BertEmbeddings {
+    /// All zero. `tables`: rows of the word, position and segment tables, each `width` wide;
+    /// `dropout`: rate after the LayerNorm, `[0, 1)`.
+    pub fn new(
+        tables: [usize; 3],
+        width: usize,
+        epsilon: f64,
+        dropout: f64,
+        device: &Device,
+    ) -> Self {
+        let [words, positions, segments] = tables.map(|rows| {
+            EmbeddingConfig::new(rows, width)
+                .with_initializer(Initializer::Zeros)
+                .init(device)
+        });
+        Self {
+            word_embeddings: words,
+            position_embeddings: positions,
+            token_type_embeddings: segments,
+            layer_norm: LayerNorm::new(width, epsilon, device),
+            dropout,
+        }
+    }
+
     /// `input_ids`: `[batch, seq]`; returns `[batch, seq, hidden_size]`.
     pub fn forward(&self, input_ids: Tensor<2, Int>, dropout: Option<DropoutSeed>) -> Tensor<3> {
         let [_, seq] = input_ids.dims();
