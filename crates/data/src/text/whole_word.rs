@@ -111,7 +111,7 @@ mod tests {
         let found = words(&row, continues, &SPECIAL);
         assert_eq!(found, [1..3, 3..4, 4..5, 6..7, 7..8]);
         // A piece with no word before it begins one.
-        assert_eq!(words(&[2, 100, 101], continues, &SPECIAL), [1..3]);
+        assert_eq!(words(&[2, 100, 101, 9], continues, &SPECIAL), [1..3, 3..4]);
     }
 
     #[test]
