@@ -4,6 +4,7 @@ pub mod bert;
 pub mod dropout;
 pub mod mome_block;
 pub mod patch_embed;
+pub mod patch_selection;
 pub mod position;
 pub mod relative_position;
 pub mod vision_transformer;

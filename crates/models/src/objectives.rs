@@ -4,6 +4,8 @@ pub mod contrastive;
 pub mod itc;
 pub mod itm;
 pub mod mlm;
+pub mod vqa;
+pub mod wpa;
 
 use burn::tensor::{Int, Tensor, activation};
 

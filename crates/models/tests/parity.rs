@@ -13,6 +13,12 @@ mod albef_vit;
 mod clip;
 #[path = "parity/golden.rs"]
 mod golden;
+#[path = "parity/vilt.rs"]
+mod vilt;
+#[path = "parity/vilt_downstream.rs"]
+mod vilt_downstream;
+#[path = "parity/vilt_ipot.rs"]
+mod vilt_ipot;
 #[path = "parity/vlmo.rs"]
 mod vlmo;
 #[path = "parity/vlmo_downstream.rs"]

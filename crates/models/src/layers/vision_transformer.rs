@@ -4,9 +4,10 @@
 use burn::module::{Module, Param};
 use burn::nn::{Initializer, Linear};
 use burn::tensor::{Device, Tensor};
-use fitup_kernels::attention::attention_qkv;
+use fitup_kernels::attention::{attention, attention_qkv};
 use serde::{Deserialize, Serialize};
 
+use super::dropout::DropoutSeed;
 use super::patch_embed::PatchEmbed;
 use super::{LayerNorm, linear, linear_gelu};
 
@@ -129,6 +130,28 @@ impl TransformerBlock {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x));
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
+
+    /// As [`Self::forward`], with `mask` added to the attention scores, `[batch, 1 or tokens,
+    /// tokens]`, and dropout at the given rate after every linear layer but qkv (ViLT's
+    /// `drop_rate`).
+    pub fn forward_masked(
+        &self,
+        x: Tensor<3>,
+        mask: Tensor<3>,
+        dropout: Option<(DropoutSeed, f64)>,
+    ) -> Tensor<3> {
+        let drop = |x: Tensor<3>, place| match dropout {
+            Some((seed, rate)) => seed.at(place).apply(x, rate),
+            None => x,
+        };
+        let attended = self
+            .attn
+            .forward_masked(self.norm1.forward(x.clone()), mask);
+        let x = x + drop(attended, 0);
+        let hidden = linear_gelu(&self.mlp.fc1, self.norm2.forward(x.clone()));
+        let hidden = self.mlp.fc2.forward(drop(hidden, 1));
+        x + drop(hidden, 2)
+    }
 }
 
 /// Self-attention with one projection for queries, keys and values.
@@ -146,6 +169,15 @@ impl SelfAttention {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.proj
             .forward(attention_qkv(self.qkv.forward(x), self.heads))
+    }
+
+    /// As [`Self::forward`], with `mask` added to the scores, `[batch, 1 or tokens, tokens]`.
+    pub fn forward_masked(&self, x: Tensor<3>, mask: Tensor<3>) -> Tensor<3> {
+        let width = x.dims()[2];
+        let qkv = self.qkv.forward(x);
+        let part = |i: usize| qkv.clone().narrow(2, i * width, width);
+        let context = attention(part(0), part(1), part(2), Some(mask), self.heads);
+        self.proj.forward(context)
     }
 }
 

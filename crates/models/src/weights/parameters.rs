@@ -14,6 +14,8 @@ use super::{HostTensor, TensorMap, WeightsError, is_redundant};
 enum Layout {
     /// As here.
     Same,
+    /// As here, the bias of a linear layer: a vector even when it has one element.
+    Bias,
     /// A linear layer: `[output, input]` there, `[input, output]` here.
     Transposed,
     /// A patch projection: `[width, 3, patch, patch]` there, `[3 * patch * patch, width]` here.
@@ -25,7 +27,7 @@ impl Layout {
         match self {
             // A learnable scalar is `[1]` here and has no dimensions there.
             Layout::Same if shape == [1] => vec![],
-            Layout::Same => shape.to_vec(),
+            Layout::Same | Layout::Bias => shape.to_vec(),
             Layout::Transposed => shape.iter().rev().copied().collect(),
             Layout::Patch => {
                 let patch = (shape[0] / 3).isqrt();
@@ -37,14 +39,14 @@ impl Layout {
     /// Row-major `values` of `shape` here, as the official file holds them.
     fn to_official(self, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
         match self {
-            Layout::Same => values,
+            Layout::Same | Layout::Bias => values,
             Layout::Transposed | Layout::Patch => transpose(&values, shape[0], shape[1]),
         }
     }
 
     fn to_ours(self, values: &[f32], shape: &[usize]) -> Vec<f32> {
         match self {
-            Layout::Same => values.to_vec(),
+            Layout::Same | Layout::Bias => values.to_vec(),
             Layout::Transposed | Layout::Patch => transpose(values, shape[1], shape[0]),
         }
     }
@@ -89,6 +91,7 @@ impl Location {
         ) {
             (true, true) => Layout::Patch,
             (true, false) => Layout::Transposed,
+            (false, _) if linear => Layout::Bias,
             (false, _) => Layout::Same,
         }
     }

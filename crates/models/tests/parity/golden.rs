@@ -40,6 +40,9 @@ impl Golden {
                     .iter()
                     .map(|b| i64::from_le_bytes(*b));
                 ints.insert(name.to_owned(), (shape, values.collect()));
+            } else if view.dtype() == Dtype::U8 {
+                let values = data.iter().map(|b| i64::from(*b)).collect();
+                ints.insert(name.to_owned(), (shape, values));
             }
         }
         Self {
