@@ -16,14 +16,15 @@ use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::bert::BertEmbeddings;
+use crate::layers::bert::{BertEmbeddings, padding_mask};
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::patch_selection::PatchSelection;
+use crate::layers::patch_selection::{PatchMask, PatchSelection};
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
 use crate::layers::{LayerNorm, linear, linear_gelu};
 use crate::objectives::itm::{self, Itm};
 use crate::objectives::mlm::{self, MaskedPositions};
 use crate::objectives::wpa::{self, Wpa};
+use crate::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig};
 
 /// Epsilon of the text side's LayerNorms, BERT's.
 const TEXT_EPSILON: f64 = 1e-12;
@@ -94,9 +95,22 @@ impl ViltConfig {
             drop_rate: self.drop_rate,
         }
     }
+}
 
-    /// What does not fit together, as a sentence that names the fields; `None` when all does.
-    pub fn problem(&self) -> Option<String> {
+impl SystemConfig for ViltConfig {
+    fn image_size(&self) -> usize {
+        self.vision.image_size
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_text_len
+    }
+
+    fn problem(&self) -> Option<String> {
         let vision = &self.vision;
         let multiple = |name: &str, value: usize, of: &str, unit: usize| {
             (unit == 0 || !value.is_multiple_of(unit))
@@ -241,41 +255,84 @@ impl ViltStream {
         image_type: ImageType,
         dropout: Option<DropoutSeed>,
     ) -> ViltFeatures {
-        let dropout = dropout.map(|seed| (seed, self.drop_rate));
-        let at = |place| dropout.map(|(seed, rate): (DropoutSeed, f64)| (seed.at(place), rate));
-        let token_type = |row: usize| {
-            let row = self.token_type_embeddings.weight.val().narrow(0, row, 1);
-            row.unsqueeze_dim::<3>(0)
-        };
-        let text = self
-            .text_embeddings
-            .forward(texts.input_ids.clone(), at(1000).map(|(seed, _)| seed))
-            + token_type(0);
-        let image = match at(1001) {
-            Some((seed, rate)) => seed.apply(images.tokens, rate),
-            None => images.tokens,
-        };
-        let image = image
-            + token_type(match image_type {
-                ImageType::First => 1,
-                ImageType::Second => 2,
-            });
-
+        let text = self.typed_text(texts.input_ids.clone(), dropout);
+        let image = self.typed_image(images.tokens, image_type, dropout);
         let (seq, patches) = (text.dims()[1], image.dims()[1]);
         let masks = vec![texts.attention_mask.clone(), images.mask.clone()];
         let mask = hidden_keys(Tensor::cat(masks, 1));
-        let mut x = Tensor::cat(vec![text, image], 1);
-        for (place, block) in (0..).zip(&self.transformer.blocks) {
-            x = block.forward_masked(x, mask.clone(), at(place));
-        }
-        let x = self.transformer.norm.forward(x);
-        let first = x.clone().narrow(1, 0, 1).squeeze_dim(1);
+        let x = self.run(text, image, mask, dropout);
         ViltFeatures {
             text_tokens: x.clone().narrow(1, 0, seq),
             text_mask: texts.attention_mask.clone(),
+            pooled: self.pool(&x),
             image_tokens: x.narrow(1, seq, patches),
             image_mask: images.mask,
-            pooled: self.pooler.forward(first).tanh(),
+        }
+    }
+
+    /// Embedded words with the text's type, `[batch, seq, width]`.
+    fn typed_text(&self, input_ids: Tensor<2, Int>, dropout: Option<DropoutSeed>) -> Tensor<3> {
+        let dropout = dropout.map(|seed| seed.at(1000));
+        self.text_embeddings.forward(input_ids, dropout) + self.token_type(0)
+    }
+
+    /// Embedded patches with their type; same shape as `tokens`, `[batch, 1 + patches, width]`.
+    fn typed_image(
+        &self,
+        tokens: Tensor<3>,
+        image_type: ImageType,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        let tokens = match dropout {
+            Some(seed) => seed.at(1001).apply(tokens, self.drop_rate),
+            None => tokens,
+        };
+        tokens
+            + self.token_type(match image_type {
+                ImageType::First => 1,
+                ImageType::Second => 2,
+            })
+    }
+
+    /// `[1, 1, width]`.
+    fn token_type(&self, row: usize) -> Tensor<3> {
+        let row = self.token_type_embeddings.weight.val().narrow(0, row, 1);
+        row.unsqueeze_dim::<3>(0)
+    }
+
+    /// Text and image in one sequence through the transformer and its norm. `mask`: additive,
+    /// `[batch, 1, seq + 1 + patches]`; returns `[batch, seq + 1 + patches, width]`.
+    fn run(
+        &self,
+        text: Tensor<3>,
+        image: Tensor<3>,
+        mask: Tensor<3>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        let mut x = Tensor::cat(vec![text, image], 1);
+        for (place, block) in (0..).zip(&self.transformer.blocks) {
+            let dropout = dropout.map(|seed| (seed.at(place), self.drop_rate));
+            x = block.forward_masked(x, mask.clone(), dropout);
+        }
+        self.transformer.norm.forward(x)
+    }
+
+    /// What the heads read of `[batch, tokens, width]`: `[batch, width]`.
+    fn pool(&self, tokens: &Tensor<3>) -> Tensor<2> {
+        let first = tokens.clone().narrow(1, 0, 1).squeeze_dim(1);
+        self.pooler.forward::<2>(first).tanh()
+    }
+
+    /// Square images that fill the batch, all their patches read. `image`: `[batch, 3, side,
+    /// side]`, the side a multiple of the patch size.
+    pub fn whole_images(&self, image: Tensor<4>) -> ViltImages {
+        let [batch, _, height, width] = image.dims();
+        let patch = self.transformer.patch_embed.patch_size();
+        let grid = [height / patch, width / patch];
+        let mask = PatchMask::from_sizes(&vec![grid; batch], grid);
+        ViltImages {
+            pixels: image,
+            selection: PatchSelection::all(&mask, None),
         }
     }
 
@@ -421,5 +478,85 @@ impl Vilt {
                 labels,
             ),
         }
+    }
+}
+
+/// Pictures and texts are only ever read together: there is nothing to compare ahead.
+impl System for Vilt {
+    fn encode_images(&self, image: Tensor<4>) -> EncodedImages {
+        let patches = self.stream.embed_image(&self.stream.whole_images(image));
+        EncodedImages {
+            tokens: self
+                .stream
+                .typed_image(patches.tokens, ImageType::First, None),
+            embed: None,
+        }
+    }
+
+    fn encode_texts(
+        &self,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+    ) -> EncodedTexts {
+        EncodedTexts {
+            tokens: self.stream.typed_text(input_ids, None),
+            mask: padding_mask(attention_mask),
+            embed: None,
+        }
+    }
+
+    fn embed_dim(&self) -> Option<usize> {
+        None
+    }
+
+    fn logit_scale(&self) -> f32 {
+        1.0
+    }
+
+    fn matching(&self) -> Option<&dyn Matching> {
+        Some(self)
+    }
+
+    fn masked_words(&self) -> Option<&dyn MaskedWords> {
+        Some(self)
+    }
+}
+
+impl Matching for Vilt {
+    /// The embedded patches: nothing else can be shared.
+    fn image_parts(&self, tokens: Tensor<3>) -> Vec<Tensor<3>> {
+        vec![tokens]
+    }
+
+    fn pair_logits(
+        &self,
+        tokens: Tensor<3>,
+        mask: Tensor<3>,
+        image_parts: &[Tensor<3>],
+    ) -> Tensor<2> {
+        let image = image_parts[0].clone();
+        let [batch, patches, _] = image.dims();
+        let real = Tensor::zeros([batch, 1, patches], &image.device());
+        let mask = Tensor::cat(vec![mask, real], 2);
+        let x = self.stream.run(tokens, image, mask, None);
+        self.itm_score.forward(self.stream.pool(&x))
+    }
+}
+
+impl MaskedWords for Vilt {
+    fn gap_logits(
+        &self,
+        image: Tensor<4>,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        masked: &MaskedPositions,
+    ) -> Tensor<2> {
+        let texts = ViltTexts {
+            input_ids,
+            attention_mask,
+        };
+        let images = self.stream.whole_images(image);
+        let features = self.stream.infer(&texts, &images, None);
+        self.mlm_logits(features.text_tokens, masked)
     }
 }

@@ -286,7 +286,7 @@ fn summarise(output: PretrainOutput, objectives: &ObjectivesRecipe, model: &Albe
         numbers.itc = add(itc.loss, objectives.weights.itc);
     }
     if let Some(itm) = output.itm {
-        numbers.itm_accuracy = Some(itm_accuracy(itm.logits.clone().inner()));
+        numbers.itm_accuracy = Some(itm_accuracy(itm.logits.clone().inner(), None));
         numbers.itm = add(itm.loss, objectives.weights.itm);
     }
     if let Some(mlm) = output.mlm {

@@ -17,4 +17,5 @@ pub mod schedule;
 pub mod systems;
 pub mod tasks;
 pub mod trainer;
+pub mod vilt;
 pub mod vlmo;

@@ -11,6 +11,7 @@ use fitup_models::albef::AlbefConfig;
 use fitup_models::clip::ClipConfig;
 use fitup_models::objectives::itm::HardNegatives;
 use fitup_models::system::SystemConfig;
+use fitup_models::vilt::ViltConfig;
 use fitup_models::vlmo::VlmoConfig;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,9 @@ pub struct ModelRecipe {
     /// Its sizes, where it is a CLIP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<ClipConfig>,
+    /// Its sizes, where it is a ViLT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vilt: Option<ViltConfig>,
     /// Its sizes, where it is a VLMo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlmo: Option<VlmoConfig>,
@@ -107,6 +111,8 @@ pub enum SystemKind {
     Albef,
     /// Two towers and a contrastive loss.
     Clip,
+    /// One stream of words and patches.
+    Vilt,
     /// Mixture of modality experts.
     Vlmo,
 }
@@ -117,6 +123,7 @@ impl std::fmt::Display for SystemKind {
         f.write_str(match self {
             Self::Albef => "albef",
             Self::Clip => "clip",
+            Self::Vilt => "vilt",
             Self::Vlmo => "vlmo",
         })
     }
@@ -131,6 +138,7 @@ impl ModelRecipe {
         match self.system {
             SystemKind::Albef => sizes(&self.albef),
             SystemKind::Clip => sizes(&self.clip),
+            SystemKind::Vilt => sizes(&self.vilt),
             SystemKind::Vlmo => sizes(&self.vlmo),
         }
     }
@@ -148,6 +156,11 @@ impl ModelRecipe {
     /// CLIP's sizes; call for that system only.
     pub fn clip(&self) -> &ClipConfig {
         self.clip.as_ref().expect(CHECKED)
+    }
+
+    /// ViLT's sizes; call for that system only.
+    pub fn vilt(&self) -> &ViltConfig {
+        self.vilt.as_ref().expect(CHECKED)
     }
 
     /// VLMo's sizes; call for that system only.
@@ -422,15 +435,21 @@ impl Recipe {
             return error("model", format!("[model.{system}]: {problem}"));
         }
         let (data, objectives) = (&self.data, &self.objectives);
-        if system == SystemKind::Clip {
-            let absent = [
-                ("objectives.itm", objectives.itm),
-                ("objectives.mlm", objectives.mlm),
-                ("objectives.queue_size", objectives.queue_size > 0),
-            ];
-            if let Some((field, _)) = absent.into_iter().find(|(_, on)| *on) {
-                return error(field, "a clip has none: set it to false or 0".into());
-            }
+        let (itc, itm, mlm, queue) = match system {
+            SystemKind::Albef => (true, true, true, true),
+            SystemKind::Clip => (true, false, false, false),
+            SystemKind::Vilt => (false, true, true, false),
+            SystemKind::Vlmo => (true, true, true, false),
+        };
+        let asked = [
+            ("objectives.itc", objectives.itc && !itc),
+            ("objectives.itm", objectives.itm && !itm),
+            ("objectives.mlm", objectives.mlm && !mlm),
+            ("objectives.queue_size", objectives.queue_size > 0 && !queue),
+        ];
+        if let Some((field, _)) = asked.into_iter().find(|(_, asked)| *asked) {
+            let reason = format!("a {system} has none: set it to false or 0");
+            return error(field, reason);
         }
         if data.batch_size == 0 {
             return error("data.batch_size", "must be at least 1".into());

@@ -38,6 +38,11 @@ pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Ope
             let model = weights::load(model, tensors, weights::clip_name, is_model)?;
             Ok((Box::new(model), None))
         }
+        SystemKind::Vilt => {
+            let model = recipe.model.vilt().init(device);
+            let model = weights::load(model, tensors, weights::vilt_name, is_model)?;
+            Ok((Box::new(model), None))
+        }
         SystemKind::Vlmo => {
             let model = recipe.model.vlmo().init(device);
             let model = weights::load(model, tensors, weights::vlmo_name, is_model)?;

@@ -29,6 +29,7 @@ use crate::optimizer::{AdamW, gradient_norm, scale_gradients};
 use crate::recipe::{Recipe, SystemKind};
 use crate::schedule::Schedule;
 use crate::tasks::retrieval;
+use crate::vilt::ViltPretrain;
 use crate::vlmo::VlmoPretrain;
 
 /// What the loop tells whoever shows it.
@@ -83,6 +84,7 @@ pub fn pretrain(
     match recipe.model.system {
         SystemKind::Albef => pretrain_system::<AlbefPretrain>(recipe, options, observer),
         SystemKind::Clip => pretrain_system::<ClipPretrain>(recipe, options, observer),
+        SystemKind::Vilt => pretrain_system::<ViltPretrain>(recipe, options, observer),
         SystemKind::Vlmo => pretrain_system::<VlmoPretrain>(recipe, options, observer),
     }
 }

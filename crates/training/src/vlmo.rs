@@ -149,7 +149,7 @@ impl Pretrain for VlmoPretrain {
             itm_accuracy: output
                 .itm
                 .as_ref()
-                .map(|itm| itm_accuracy(itm.logits.clone().inner())),
+                .map(|itm| itm_accuracy(itm.logits.clone().inner(), None)),
             batch_r1: output
                 .itc
                 .as_ref()

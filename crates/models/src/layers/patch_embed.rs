@@ -31,6 +31,11 @@ impl PatchEmbed {
         embed
     }
 
+    /// Side of a patch in pixels.
+    pub fn patch_size(&self) -> usize {
+        self.patch_size
+    }
+
     /// `image`: `[batch, 3, height, width]`, sides multiples of the patch size; returns
     /// `[batch, patches, width]`, row by row.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<3> {

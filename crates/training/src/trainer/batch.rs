@@ -63,14 +63,14 @@ pub fn batch_r1(sim: Tensor<2>) -> f64 {
     right.count() as f64 / batch as f64
 }
 
-/// Share of the `[3 * batch, 2]` matching logits on the right side, `[0, 1]`: the first third
-/// match.
-pub fn itm_accuracy(logits: Tensor<2>) -> f64 {
+/// Share of matching logits, `[n, 2]`, on the right side, `[0, 1]`. `matches`: which pairs belong
+/// together; absent, the first third do ([`fitup_models::objectives::itm::labels`]).
+pub fn itm_accuracy(logits: Tensor<2>, matches: Option<&[i64]>) -> f64 {
     let rows = logits.dims()[0];
     let values = host_values(logits);
-    let right = values
-        .chunks(2)
-        .enumerate()
-        .filter(|(i, logit)| (logit[1] > logit[0]) == (*i < rows / 3));
+    let right = values.chunks(2).enumerate().filter(|(i, logit)| {
+        let belongs = matches.map_or(*i < rows / 3, |labels| labels[*i] == 1);
+        (logit[1] > logit[0]) == belongs
+    });
     right.count() as f64 / rows as f64
 }

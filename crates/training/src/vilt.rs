@@ -1,0 +1,193 @@
+//! ViLT's pre-training step: masked words, matching, word-patch alignment.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use fitup_data::loader::PairBatch;
+use fitup_data::text::{SpecialIds, masking};
+use fitup_models::layers::dropout::DropoutSeed;
+use fitup_models::objectives::mlm::MaskedPositions;
+use fitup_models::objectives::wpa;
+use fitup_models::vilt::{PretrainBatch, Vilt, ViltTexts};
+use fitup_models::weights::{self, TensorMap, WeightsError};
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::albef::is_model;
+use crate::checkpoint::Progress;
+use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
+use crate::trainer::{PairTensors, Pretrain, StepLosses, StepNumbers, itm_accuracy, pair_ids};
+
+/// Everything that a ViLT pre-training run changes, except the optimizer's state.
+#[derive(Debug)]
+pub struct ViltPretrain {
+    model: Option<Vilt>,
+    objectives: ObjectivesRecipe,
+    mask_probability: f64,
+    special: SpecialIds,
+    vocab_size: usize,
+    device: Device,
+}
+
+impl Pretrain for ViltPretrain {
+    type Model = Vilt;
+
+    fn new(
+        recipe: &Recipe,
+        special: SpecialIds,
+        tensors: Option<&TensorMap>,
+        device: &Device,
+    ) -> Result<Self, WeightsError> {
+        let config = recipe.model.vilt();
+        let model = weights::initialize(
+            config.init(&device.clone().autodiff()),
+            recipe.model.init_std,
+            recipe.seed ^ 0x0071_1700,
+        );
+        let model = match tensors {
+            Some(tensors) => weights::load(model, tensors, weights::vilt_name, is_model)?,
+            None => model,
+        };
+        Ok(Self {
+            model: Some(model),
+            objectives: recipe.objectives.clone(),
+            mask_probability: recipe.data.mask_probability,
+            special,
+            vocab_size: config.vocab_size,
+            device: device.clone(),
+        })
+    }
+
+    fn model(&self) -> &Vilt {
+        self.model.as_ref().expect("absent only inside `map_model`")
+    }
+
+    fn map_model(&mut self, change: impl FnOnce(Vilt) -> Vilt) {
+        self.model = self.model.take().map(change);
+    }
+
+    fn parameter_name(path: &str) -> String {
+        weights::vilt_name(path)
+    }
+
+    fn begin_step(&mut self, _step: u64) {}
+
+    fn losses(&mut self, batch: &PairBatch, draw_seed: u64, _alpha: f64) -> StepLosses {
+        let o = &self.objectives;
+        let mut rng = ChaCha8Rng::seed_from_u64(draw_seed);
+        let draws = masking::draw(
+            batch.input_ids.len(),
+            self.mask_probability,
+            self.vocab_size,
+            &mut rng,
+        );
+        let mut masked = masking::apply(&batch.input_ids, &draws, &self.special);
+        if !o.mlm {
+            masked.labels.fill(masking::IGNORED);
+        }
+        let ids = match o.itc_targets {
+            ItcTargets::Pair => pair_ids(ItcTargets::ImageId, batch),
+            targets => pair_ids(targets, batch),
+        };
+        let same = |i: usize, j: usize| i == j || ids[i].is_same(ids[j]);
+        let (itm_labels, chosen) = swap_half(batch.size, same, &mut rng);
+
+        let PairTensors {
+            image,
+            input_ids,
+            attention_mask,
+        } = PairTensors::new(batch, &self.device);
+        let chosen: Vec<i64> = chosen.into_iter().map(|i| i as i64).collect();
+        let chosen = TensorData::new(chosen, [batch.size]);
+        let itm_image = image
+            .clone()
+            .select(0, Tensor::from_data(chosen, &self.device));
+        let masked_ids = TensorData::new(masked.input_ids, [batch.size, batch.length]);
+        let stream = &self.model().stream;
+        let input = PretrainBatch {
+            texts: ViltTexts {
+                input_ids,
+                attention_mask,
+            },
+            masked_input_ids: Tensor::from_data(masked_ids, &self.device),
+            masked: MaskedPositions::from_labels(&masked.labels),
+            images: stream.whole_images(image),
+            itm_images: stream.whole_images(itm_image),
+            itm_labels,
+        };
+        let dropout = DropoutSeed::new(rng.random());
+        let output = self.model().pretrain(&input, Some(dropout));
+
+        let scalar = |x: &Tensor<1>| f64::from(x.clone().inner().into_scalar::<f32>());
+        let itm = o.itm.then(|| {
+            let matching = output.itm.loss.clone().mul_scalar(o.weights.itm);
+            matching + output.wpa.loss.clone().mul_scalar(wpa::WEIGHT)
+        });
+        let mlm = output
+            .mlm
+            .clone()
+            .map(|loss| loss.mul_scalar(o.weights.mlm));
+        let total = [itm, mlm].into_iter().flatten().reduce(|a, b| a + b);
+        let numbers = StepNumbers {
+            total: total.as_ref().map_or(0.0, scalar),
+            itm: o.itm.then(|| scalar(&output.itm.loss)),
+            mlm: output.mlm.as_ref().map(scalar),
+            itm_accuracy: o.itm.then(|| {
+                let logits = output.itm.logits.clone().inner();
+                itm_accuracy(logits, Some(&input.itm_labels))
+            }),
+            temp: 1.0,
+            ..StepNumbers::default()
+        };
+        StepLosses { total, numbers }
+    }
+
+    fn export(&self) -> TensorMap {
+        weights::export(self.model(), weights::vilt_name)
+    }
+
+    fn save_progress(&self, _progress: &mut Progress) {}
+
+    fn load_progress(&mut self, _progress: &Progress) {}
+}
+
+/// Labels of the matching pass, 1 for half of the pairs, and the image that each text meets: its
+/// own, or one drawn from those that are not the `same`. A text for which the batch has no other
+/// image keeps its own and counts as a match.
+fn swap_half(
+    size: usize,
+    same: impl Fn(usize, usize) -> bool,
+    rng: &mut ChaCha8Rng,
+) -> (Vec<i64>, Vec<usize>) {
+    let mut labels: Vec<i64> = (0..size).map(|i| i64::from(i < size / 2)).collect();
+    labels.shuffle(rng);
+    let mut chosen = Vec::with_capacity(size);
+    for (i, label) in labels.iter_mut().enumerate() {
+        let others: Vec<usize> = (0..size).filter(|j| !same(i, *j)).collect();
+        if *label == 1 || others.is_empty() {
+            *label = 1;
+            chosen.push(i);
+        } else {
+            chosen.push(others[rng.random_range(0..others.len())]);
+        }
+    }
+    (labels, chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_pairs_are_swapped_and_never_with_the_same() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let same = |i: usize, j: usize| i % 4 == j % 4;
+        let (labels, chosen) = swap_half(8, same, &mut rng);
+        assert_eq!(labels.iter().sum::<i64>(), 4);
+        for (i, (label, image)) in labels.iter().zip(&chosen).enumerate() {
+            assert_eq!(*label == 1, *image == i);
+            assert!(*label == 1 || !same(i, *image));
+        }
+        let (labels, chosen) = swap_half(3, |_, _| true, &mut rng);
+        assert_eq!((labels, chosen), (vec![1; 3], vec![0, 1, 2]));
+    }
+}
