@@ -251,10 +251,7 @@ fn a_clip_trains_searches_and_classifies() {
 
     let matched = json(folder, &with_model(&["match", "picture.png", "a heart"]));
     assert!(matched["similarity"].is_number() && matched["match_probability"].is_null());
-    let gap = failure(
-        folder,
-        &[&["fill", "picture.png", "a [MASK]"], &model[..]].concat(),
-    );
+    let gap = failure(folder, &with_model(&["fill", "picture.png", "a [MASK]"]));
     assert!(
         gap.contains("clip") && gap.contains("masked words"),
         "{gap}"
