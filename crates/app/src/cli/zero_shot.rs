@@ -19,8 +19,8 @@ Examples:
 
 /// Zero-shot classification: every picture against the names of all classes
 ///
-/// A picture's class is the field `--label-field` of its metadata, or the first folder of its
-/// path (`cat/0001.jpg`). Without --labels the classes are those that the data name.
+/// A picture's class is the field `--label-field` of its metadata in shards, else the first folder
+/// of its path (`cat/0001.jpg`). Without --labels the classes are those that the data name.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", spec::HELP))]
 pub struct ZeroShot {

@@ -3,6 +3,7 @@ use fitup_models::layers::patch_selection::{PatchMask, PatchSelection};
 use fitup_models::layers::vision_transformer::VisionTransformerConfig;
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::objectives::wpa::{self, Ipot};
+use fitup_models::system::SystemConfig;
 use fitup_models::vilt::{
     ImageType, PretrainBatch, Vilt, ViltConfig, ViltFeatures, ViltImages, ViltTexts,
 };

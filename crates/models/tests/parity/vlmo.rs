@@ -2,6 +2,7 @@ use burn::tensor::{Device, Tensor};
 use fitup_models::layers::relative_position::{RelativePositionBias, resize_table};
 use fitup_models::objectives::itm::{HardNegatives, NegativeDraw, Negatives};
 use fitup_models::objectives::mlm::MaskedPositions;
+use fitup_models::system::SystemConfig;
 use fitup_models::vlmo::encoder::{BranchedFeatures, IMAGE_TYPE, ModalityFeatures, TextBatch};
 use fitup_models::vlmo::text_stage::{VlmoTextStage, frozen_in_text_stage};
 use fitup_models::vlmo::{

@@ -32,7 +32,7 @@ pub enum ZeroShotError {
     },
     /// A record without a class.
     #[error(
-        "{key}: no class: its metadata has no text field {field:?}, and it lies in no folder that could name one; choose another field with --label-field"
+        "{key}: no class: its metadata has no text field {field:?} (choose another with --label-field), or it lies in no folder that could name one"
     )]
     Label {
         /// The record.
@@ -123,7 +123,8 @@ pub struct Settings {
     pub classes: Vec<String>,
     /// Sentences with `{}` in place of the class.
     pub templates: Vec<String>,
-    /// Metadata field that names a record's class; the first folder of its key where it lacks it.
+    /// Metadata field that names a record's class; records without metadata are named by the first
+    /// folder of their key.
     pub label_field: String,
     /// Pictures read, from the first; 0: all.
     pub images: usize,
@@ -216,14 +217,14 @@ pub fn evaluate(
     Ok(tally.result())
 }
 
-/// The class that the data set names.
+/// The class that the data set names. A record of a shard has metadata, and its key begins with
+/// the shard's name, which is no class.
 fn label(image: &LoadedImage, field: &str) -> Option<String> {
-    let named = image
-        .metadata
-        .as_ref()
-        .and_then(|json| json.get(field)?.as_str());
-    let folder = image.key.split_once('/').map(|(folder, _)| folder);
-    named.or(folder).map(str::to_owned)
+    let name = match &image.metadata {
+        Some(json) => json.get(field)?.as_str()?,
+        None => image.key.split_once('/')?.0,
+    };
+    Some(name.to_owned())
 }
 
 /// Counts of what was right.

@@ -25,7 +25,7 @@ pub struct Pull {
     /// Repository, as owner/name
     #[arg(value_name = "NAME")]
     name: String,
-    /// Address of the hub [default: HF_ENDPOINT, else https://huggingface.co]
+    /// Address of the hub [default: HF_ENDPOINT, else the public hub]
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// Branch, tag or commit
