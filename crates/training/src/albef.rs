@@ -132,7 +132,11 @@ impl Pretrain for AlbefPretrain {
         );
         if let Some(tensors) = tensors {
             let side = |name: &str| tensors.get(name).map(|t| to_tensor(t, device));
-            if let (Some(image), Some(text)) = (side("image_queue"), side("text_queue")) {
+            // Initial weights may come from a run with another queue: then it fills anew.
+            if let (Some(image), Some(text)) = (side("image_queue"), side("text_queue"))
+                && image.dims() == queue.image.dims()
+                && text.dims() == queue.text.dims()
+            {
                 (queue.image, queue.text) = (image, text);
             }
         }
