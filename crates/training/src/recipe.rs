@@ -129,6 +129,16 @@ impl std::fmt::Display for SystemKind {
     }
 }
 
+impl SystemKind {
+    /// Mean and deviation that its authors normalise images with.
+    fn normalize(self) -> Normalize {
+        match self {
+            Self::Albef | Self::Clip => Normalize::CLIP,
+            Self::Vilt | Self::Vlmo => Normalize::HALF,
+        }
+    }
+}
+
 impl ModelRecipe {
     /// The sizes of the chosen system; `None` when its table is missing.
     fn chosen(&self) -> Option<&dyn SystemConfig> {
@@ -510,7 +520,7 @@ impl Recipe {
             scale: self.data.crop_scale,
             flip: self.data.flip,
             randaugment: self.data.randaugment.clone(),
-            normalize: Normalize::CLIP,
+            normalize: self.model.system.normalize(),
             fit: self.data.fit,
         }
     }
@@ -519,7 +529,7 @@ impl Recipe {
     pub fn eval_transform(&self) -> EvalTransform {
         EvalTransform {
             size: self.model.sizes().image_size() as u32,
-            normalize: Normalize::CLIP,
+            normalize: self.model.system.normalize(),
             fit: self.data.fit,
         }
     }

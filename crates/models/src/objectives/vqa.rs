@@ -4,14 +4,12 @@
 use burn::tensor::{Tensor, TensorData, activation};
 
 /// Degrees as a matrix, 0 for answers not named. `answers`: per question, index and degree in
-/// `[0, 1]`; returns `[questions, count]`, row-major.
-///
-/// # Panics
-/// When an index is not below `count`.
+/// `[0, 1]`, the last where one is named twice; those not below `count` are left out, as answers
+/// outside the list are. Returns `[questions, count]`, row-major.
 pub fn soft_targets(answers: &[Vec<(usize, f32)>], count: usize) -> TensorData {
     let mut targets = vec![0.0f32; answers.len() * count];
     for (row, answers) in targets.chunks_mut(count).zip(answers) {
-        for (answer, degree) in answers {
+        for (answer, degree) in answers.iter().filter(|(answer, _)| *answer < count) {
             row[*answer] = *degree;
         }
     }
@@ -34,7 +32,7 @@ mod tests {
 
     #[test]
     fn targets_by_hand() {
-        let targets = soft_targets(&[vec![(2, 0.3), (0, 1.0)], vec![]], 3);
+        let targets = soft_targets(&[vec![(2, 0.3), (0, 1.0), (3, 1.0)], vec![]], 3);
         let values: Vec<f32> = targets.try_to_vec().unwrap();
         assert_eq!(values, [1.0, 0.0, 0.3, 0.0, 0.0, 0.0]);
     }

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, Int, Tensor, activation};
 
 use super::encoder::{IMAGE_TYPE, TextBatch, VlmoEncoder};
 use super::{Contrast, ContrastiveHeads, VlmoConfig};
@@ -122,27 +122,6 @@ impl VlmoVqa {
         let pair = self.encoder.fused(question, image, IMAGE_TYPE, dropout);
         self.vqa_classifier.forward(pair.pooled)
     }
-}
-
-/// Soft targets of a batch of questions: each answer's score, 0 elsewhere, row-major `[batch,
-/// answers]`. Of an answer given twice the later score counts, as in the original; answers outside
-/// `0..answers` have no place in the vocabulary and are left out.
-pub fn vqa_targets(scored: &[Vec<(usize, f32)>], answers: usize) -> TensorData {
-    let mut targets = vec![0.0f32; scored.len() * answers];
-    for (row, scored) in targets.chunks_mut(answers).zip(scored) {
-        for (answer, score) in scored.iter().filter(|(answer, _)| *answer < answers) {
-            row[*answer] = *score;
-        }
-    }
-    TensorData::new(targets, [scored.len(), answers])
-}
-
-/// Binary cross-entropy summed over answers, mean over questions. `logits`, `targets`: `[batch,
-/// answers]`; returns `[1]`.
-pub fn vqa_loss(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
-    let yes = activation::log_sigmoid(logits.clone()) * targets.clone();
-    let no = activation::log_sigmoid(logits.neg()) * targets.neg().add_scalar(1.0);
-    (yes + no).sum_dim(1).mean().neg()
 }
 
 /// Mean score of the answers chosen, in `[0, 1]`. `logits`, `targets`: `[batch, answers]`.

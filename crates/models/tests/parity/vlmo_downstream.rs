@@ -1,6 +1,7 @@
 use burn::tensor::{Device, Tensor};
+use fitup_models::objectives::vqa::{self, soft_targets};
 use fitup_models::vlmo::VlmoConfig;
-use fitup_models::vlmo::downstream::{VlmoNlvr2, VlmoVqa, vqa_loss, vqa_score, vqa_targets};
+use fitup_models::vlmo::downstream::{VlmoNlvr2, VlmoVqa, vqa_score};
 use fitup_models::weights;
 
 use crate::golden::{Golden, field};
@@ -68,17 +69,17 @@ fn scored(golden: &Golden) -> Vec<Vec<(usize, f32)>> {
 fn downstream(name: &str) {
     let golden = Golden::load(name);
     let device = Device::flex().autodiff();
-    let (vqa, mut nlvr2) = models(&golden, &device);
+    let (vqa_model, mut nlvr2) = models(&golden, &device);
     // Loading made leaves of their own: one encoder again, so that its gradients add up.
-    nlvr2.encoder = vqa.encoder.clone();
+    nlvr2.encoder = vqa_model.encoder.clone();
 
     let question = text(&golden, "in.", &device);
-    let logits = vqa.logits(&question, golden.float("in.image", &device), None);
+    let logits = vqa_model.logits(&question, golden.float("in.image", &device), None);
     golden.assert_output("out.vqa_logits", logits.clone());
     let answers = field(&golden.config, "/config/vqav2_label_size");
-    let targets = Tensor::from_data(vqa_targets(&scored(&golden), answers), &device);
+    let targets = Tensor::from_data(soft_targets(&scored(&golden), answers), &device);
     golden.assert_output("out.vqa_targets", targets.clone());
-    let loss = vqa_loss(logits.clone(), targets.clone());
+    let loss = vqa::vqa(logits.clone(), targets.clone());
     golden.assert_output("out.vqa_loss", loss.clone());
     let score = vqa_score(logits, targets);
     assert!((score - golden.host("out.vqa_score").values[0]).abs() < 1e-6);
@@ -99,7 +100,7 @@ fn downstream(name: &str) {
     assert_eq!(right as f32 / 4.0, accuracy);
 
     let gradients = (loss + nlvr2_loss).backward();
-    let mut found = weights::export_gradients(&vqa, &gradients, weights::vlmo_name);
+    let mut found = weights::export_gradients(&vqa_model, &gradients, weights::vlmo_name);
     found.extend(weights::export_gradients(
         &nlvr2,
         &gradients,
@@ -120,7 +121,7 @@ fn question_answering_and_nlvr2_with_absolute_positions() {
 
 #[test]
 fn an_answer_given_twice_takes_the_later_score() {
-    let targets = vqa_targets(&[vec![(1, 0.3), (1, 0.9), (7, 1.0)], vec![]], 3);
+    let targets = soft_targets(&[vec![(1, 0.3), (1, 0.9), (7, 1.0)], vec![]], 3);
     let values: Vec<f32> = targets.try_to_vec().unwrap();
     assert_eq!(values, [0.0, 0.9, 0.0, 0.0, 0.0, 0.0]);
 }
