@@ -255,10 +255,7 @@ impl LoadedModel {
         images: &[Vec<f32>],
         task: &'static str,
     ) -> Result<Vec<f32>, LoadedError> {
-        let embed = self.encode_images(images).embed;
-        embed
-            .map(host_values)
-            .ok_or_else(|| self.no_embeddings(task))
+        self.rows(self.encode_images(images).embed, task)
     }
 
     /// Embeddings of cleaned texts, row by row, `[texts, embed_dim]`; at least one. `task` is what
@@ -271,7 +268,18 @@ impl LoadedModel {
         texts: &[String],
         task: &'static str,
     ) -> Result<Vec<f32>, LoadedError> {
-        let embed = self.encode_texts(texts).encoded.embed;
+        self.rows(self.encode_texts(texts).encoded.embed, task)
+    }
+
+    /// The rows of what was encoded, `[n, embed_dim]`, for those who need its tokens too.
+    ///
+    /// # Errors
+    /// [`LoadedError::Cannot`] where the system has no embeddings.
+    pub fn rows(
+        &self,
+        embed: Option<Tensor<2>>,
+        task: &'static str,
+    ) -> Result<Vec<f32>, LoadedError> {
         embed
             .map(host_values)
             .ok_or_else(|| self.no_embeddings(task))

@@ -2,8 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{HostTensor, TensorMap, host_values};
-use crate::layers::position::interpolate_pos_embed;
+use super::{HostTensor, TensorMap, fit_positions, host_values};
 use crate::layers::relative_position::{ResizeError, resize_table};
 use crate::vlmo::{Positions, VlmoConfig};
 
@@ -58,7 +57,6 @@ pub fn is_vlmo_encoder(name: &str) -> bool {
 /// # Errors
 /// [`ResizeError`] when the relative positions are no table of a window of patches.
 pub fn fit_vlmo(tensors: &mut TensorMap, config: &VlmoConfig) -> Result<(), ResizeError> {
-    let device = Device::flex();
     if let Some(table) = tensors.get_mut("text_embeddings.position_embeddings.weight")
         && let [rows, width] = table.shape[..]
         && rows > config.max_text_len
@@ -66,20 +64,13 @@ pub fn fit_vlmo(tensors: &mut TensorMap, config: &VlmoConfig) -> Result<(), Resi
         table.values.truncate(config.max_text_len * width);
         table.shape = vec![config.max_text_len, width];
     }
-    if let Some(positions) = tensors.get_mut("transformer.pos_embed")
-        && let [1, tokens, _] = positions.shape[..]
-        && tokens > 1
-        && (tokens - 1).isqrt().pow(2) == tokens - 1
-    {
-        let grid = config.grid();
-        let resized = interpolate_pos_embed(device_tensor::<3>(positions, &device), grid, grid);
-        *positions = host_tensor(resized);
-    }
+    // Absent with relative positions; of another form, it is for loading to report.
+    let _ = fit_positions(tensors, "transformer.pos_embed", config.grid());
     if let Some(table) = tensors.get_mut("relative_position_bias_table")
         && let Positions::Relative { table_text_len } = config.positions
         && table.shape.len() == 2
     {
-        let resized = device_tensor(table, &device);
+        let resized = device_tensor(table, &Device::flex());
         *table = host_tensor(resize_table(resized, table_text_len, config.grid())?);
     }
     Ok(())

@@ -7,8 +7,6 @@ use fitup_index::{Hit, Item, ItemKind, Store, search};
 use image::RgbImage;
 use serde::Serialize;
 
-use fitup_models::weights::host_values;
-
 use super::{LoadedError, LoadedModel, MatchScore};
 
 /// One item that was found.
@@ -65,9 +63,8 @@ impl LoadedModel {
         let text = self.encode_texts(&[self.clean(query)?]);
         let matching = self.model.matching().filter(|_| rerank.is_some());
         let candidates = matching.and(rerank).unwrap_or(0);
-        let embed = text.encoded.embed.clone();
-        let embed = embed.ok_or_else(|| self.no_embeddings("search"))?;
-        let hits = nearest(store, &host_values(embed), k.max(candidates));
+        let embed = self.rows(text.encoded.embed.clone(), "search")?;
+        let hits = nearest(store, &embed, k.max(candidates));
 
         let (mut matched, mut pixels, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for (place, hit) in hits.iter().enumerate().take(candidates) {
@@ -111,9 +108,8 @@ impl LoadedModel {
         let image = self.encode_images(&[self.prepare(query)]);
         let matching = self.model.matching().filter(|_| rerank.is_some());
         let candidates = matching.and(rerank).unwrap_or(0);
-        let embed = image.embed.clone();
-        let embed = embed.ok_or_else(|| self.no_embeddings("search"))?;
-        let hits = nearest(store, &host_values(embed), k.max(candidates));
+        let embed = self.rows(image.embed.clone(), "search")?;
+        let hits = nearest(store, &embed, k.max(candidates));
 
         let (mut matched, mut texts) = (Vec::new(), Vec::new());
         for (place, hit) in hits.iter().enumerate().take(candidates) {

@@ -95,24 +95,18 @@ impl LoadedModel {
     /// # Errors
     /// [`LoadedError::Cannot`].
     pub fn classify(&self, image: &RgbImage, classes: &Classes) -> Result<Vec<f32>, LoadedError> {
-        self.class_probabilities(&[self.prepare(image)], classes)
+        let row = self.embed_images(&[self.prepare(image)], "classify")?;
+        Ok(self.class_probabilities(row, classes))
     }
 
-    /// Row by row, `[images, classes]`.
-    fn class_probabilities(
-        &self,
-        images: &[Vec<f32>],
-        classes: &Classes,
-    ) -> Result<Vec<f32>, LoadedError> {
-        let rows = self.embed_images(images, "classify")?;
-        let dim = rows.len() / images.len();
-        let rows = Tensor::from_data(TensorData::new(rows, [images.len(), dim]), &self.device);
+    /// Row by row, `[images, classes]`. `rows`: of the images, `[images, embed_dim]`.
+    fn class_probabilities(&self, rows: Vec<f32>, classes: &Classes) -> Vec<f32> {
+        let [_, dim] = classes.embed.dims();
+        let images = rows.len() / dim;
+        let rows = TensorData::new(rows, [images, dim]);
+        let rows = Tensor::from_data(rows, &self.device);
         let scale = Tensor::from_data([self.model.logit_scale()], &self.device);
-        Ok(host_values(probabilities(
-            rows,
-            classes.embed.clone(),
-            scale,
-        )))
+        host_values(probabilities(rows, classes.embed.clone(), scale))
     }
 }
 
@@ -166,7 +160,8 @@ pub fn evaluate(
     if count == 0 {
         return Err(ZeroShotError::Empty(source.describe()));
     }
-    let (mut labels, mut embed) = (Vec::with_capacity(count), Vec::new());
+    // The classes may follow from the data, so embeddings wait for them; pixels would not fit.
+    let (mut labelled, mut rows) = (Vec::with_capacity(count), Vec::new());
     for start in (0..count).step_by(CHUNK) {
         progress(start, count);
         let range = start..(start + CHUNK).min(count);
@@ -179,40 +174,33 @@ pub fn evaluate(
                 reason: skipped.detail,
             })?;
             let label = label(&image, &settings.label_field);
-            labels.push(label.ok_or_else(|| ZeroShotError::Label {
+            let label = label.ok_or_else(|| ZeroShotError::Label {
                 key: image.key.clone(),
                 field: settings.label_field.clone(),
-            })?);
-            pixels.push((image.key, image.pixels));
+            })?;
+            labelled.push((image.key, label));
+            pixels.push(image.pixels);
         }
-        embed.push(pixels);
+        rows.extend(model.embed_images(&pixels, "classify")?);
     }
     let names = match settings.classes.is_empty() {
         false => settings.classes.clone(),
-        true => BTreeSet::from_iter(labels.iter().cloned())
-            .into_iter()
-            .collect(),
+        true => {
+            let labels = labelled.iter().map(|(_, label)| label.clone());
+            BTreeSet::from_iter(labels).into_iter().collect()
+        }
     };
     let classes = model.classes(&names, &settings.templates)?;
+    let probabilities = model.class_probabilities(rows, &classes);
     let mut tally = Tally::new(names.len());
-    let mut rows = labels.iter();
-    for chunk in embed {
-        progress(tally.images, count);
-        let (keys, pixels): (Vec<String>, Vec<Vec<f32>>) = chunk.into_iter().unzip();
-        let probabilities = model.class_probabilities(&pixels, &classes)?;
-        let chunk = keys
-            .iter()
-            .zip(&mut rows)
-            .zip(probabilities.chunks(names.len()));
-        for ((key, label), row) in chunk {
-            let truth = names.iter().position(|name| name == label);
-            let truth = truth.ok_or_else(|| ZeroShotError::UnknownLabel {
-                key: key.clone(),
-                label: label.clone(),
-                classes: names.len(),
-            })?;
-            tally.add(row, truth);
-        }
+    for ((key, label), row) in labelled.iter().zip(probabilities.chunks(names.len())) {
+        let truth = names.iter().position(|name| name == label);
+        let truth = truth.ok_or_else(|| ZeroShotError::UnknownLabel {
+            key: key.clone(),
+            label: label.clone(),
+            classes: names.len(),
+        })?;
+        tally.add(row, truth);
     }
     Ok(tally.result())
 }

@@ -155,9 +155,8 @@ pub(super) fn find_pictures(
         similar.retain(|shown| shown.picture != picture);
         similar.truncate(SHOWN);
 
-        let prepared = [model.prepare(&pixels)];
-        let query = model.embed_images(&prepared, "search")?;
-        let image = model.encode_images(&prepared);
+        let image = model.encode_images(&[model.prepare(&pixels)]);
+        let query = model.rows(image.embed.clone(), "search")?;
         let hits = search(FeatureView::f32(&embed, dim), &query, CANDIDATES);
         let hits = hits.into_iter().next().unwrap_or_default();
         let texts: Vec<String> = hits.iter().map(|hit| captions[hit.row].clone()).collect();
