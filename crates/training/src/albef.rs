@@ -3,14 +3,12 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
 use fitup_data::text::SpecialIds;
-use fitup_data::text::masking;
 use fitup_models::albef::{
     Albef, AlbefEncoders, ItcMemory, NegativeDraw, PretrainBatch, PretrainObjectives,
     PretrainOutput,
 };
 use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::itc::{ItcKeys, PairId, id_targets, identity_targets};
-use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::weights::{self, HostTensor, TensorMap, WeightsError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,7 +18,8 @@ use crate::momentum;
 use crate::queue::ItcQueue;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
-    PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, itm_accuracy, pair_ids,
+    PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, batch_r1, bounded, itm_accuracy,
+    pair_ids, scalar, started,
 };
 
 /// Everything that an ALBEF pre-training run changes, except the optimizer's state.
@@ -30,9 +29,7 @@ pub struct AlbefPretrain {
     momentum: AlbefEncoders,
     queue: ItcQueue,
     objectives: ObjectivesRecipe,
-    mask_probability: f64,
-    special: SpecialIds,
-    vocab_size: usize,
+    masking: WordMasking,
     /// Whether this step trains matching and masked words.
     fusing: bool,
     /// Whether this step contrasts with the queue.
@@ -87,14 +84,6 @@ impl AlbefPretrain {
     pub fn enqueue(&mut self, keys: ItcKeys, ids: &[PairId]) {
         self.queue.enqueue(keys.image, keys.text, ids);
     }
-
-    fn int<const D: usize>(
-        &self,
-        values: &[i64],
-        shape: [usize; D],
-    ) -> Tensor<D, burn::tensor::Int> {
-        Tensor::from_data(TensorData::new(values.to_vec(), shape), &self.device)
-    }
 }
 
 impl Pretrain for AlbefPretrain {
@@ -107,16 +96,14 @@ impl Pretrain for AlbefPretrain {
         device: &Device,
     ) -> Result<Self, WeightsError> {
         let config = recipe.model.albef();
-        let tracked = device.clone().autodiff();
-        let model = weights::initialize(
-            config.init(&tracked),
-            recipe.model.init_std,
-            recipe.seed ^ 0xA1BE_F000,
-        );
-        let model = match tensors {
-            Some(tensors) => weights::load(model, tensors, weights::albef_name, is_model)?,
-            None => model,
-        };
+        let empty_model = config.init(&device.clone().autodiff());
+        let model = started(
+            empty_model,
+            recipe,
+            0xA1BE_F000,
+            tensors,
+            weights::albef_name,
+        )?;
         let empty = config.init_encoders(device);
         let teacher = match tensors {
             Some(tensors) if tensors.keys().any(|name| is_momentum(name)) => {
@@ -145,9 +132,11 @@ impl Pretrain for AlbefPretrain {
             momentum: teacher,
             queue,
             objectives: recipe.objectives.clone(),
-            mask_probability: recipe.data.mask_probability,
-            special,
-            vocab_size: config.text.vocab_size,
+            masking: WordMasking {
+                probability: recipe.data.mask_probability,
+                vocab_size: config.text.vocab_size,
+                special,
+            },
             fusing: true,
             queueing: true,
             device: device.clone(),
@@ -173,9 +162,7 @@ impl Pretrain for AlbefPretrain {
         self.queueing = step >= self.objectives.queue_start;
         let [least, greatest] = self.objectives.temp_range;
         self.map_model(|mut model| {
-            model.temp = model
-                .temp
-                .map(|temp| Tensor::from_inner(temp.inner().clamp(least, greatest)).require_grad());
+            model.temp = bounded(model.temp, least, greatest);
             model
         });
         let teacher = self.momentum.clone();
@@ -184,13 +171,7 @@ impl Pretrain for AlbefPretrain {
 
     fn losses(&mut self, batch: &PairBatch, draw_seed: u64, alpha: f64) -> StepLosses {
         let mut rng = ChaCha8Rng::seed_from_u64(draw_seed);
-        let draws = masking::draw(
-            batch.input_ids.len(),
-            self.mask_probability,
-            self.vocab_size,
-            &mut rng,
-        );
-        let masked = masking::apply(&batch.input_ids, &draws, &self.special);
+        let (masked_input_ids, masked) = self.masking.draw(batch, &mut rng, &self.device);
         let ids = pair_ids(self.objectives.itc_targets, batch);
         let mut uniform = || (0..batch.size).map(|_| rng.random()).collect();
         let negatives = NegativeDraw::Choose {
@@ -202,7 +183,6 @@ impl Pretrain for AlbefPretrain {
                 ItcTargets::ImageId | ItcTargets::ImageOrCaption => ids.clone(),
             },
         };
-        let shape = [batch.size, batch.length];
         let PairTensors {
             image,
             input_ids,
@@ -212,8 +192,8 @@ impl Pretrain for AlbefPretrain {
             image,
             input_ids,
             attention_mask,
-            masked_input_ids: self.int(&masked.input_ids, shape),
-            masked: MaskedPositions::from_labels(&masked.labels),
+            masked_input_ids,
+            masked,
         };
         let dropout = DropoutSeed::new(rng.random());
         let output = self.losses_with(&input, negatives, &ids, alpha, Some(dropout));
@@ -277,7 +257,6 @@ fn to_host(tensor: &Tensor<2>) -> HostTensor {
 
 /// Weighted sum of the losses, and the numbers that are shown.
 fn summarise(output: PretrainOutput, objectives: &ObjectivesRecipe, model: &Albef) -> StepLosses {
-    let scalar = |loss: &Tensor<1>| f64::from(loss.clone().inner().into_scalar::<f32>());
     let mut numbers = StepNumbers::default();
     let mut parts: Vec<Tensor<1>> = Vec::new();
     let mut add = |loss: Tensor<1>, weight: f64| {

@@ -8,10 +8,10 @@ use fitup_models::objectives::contrastive::contrastive;
 use fitup_models::objectives::itc::{id_targets, identity_targets};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 
-use crate::albef::is_model;
-use crate::checkpoint::Progress;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
-use crate::trainer::{PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, pair_ids};
+use crate::trainer::{
+    PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, bounded, pair_ids, scalar, started,
+};
 
 /// Everything that a CLIP pre-training run changes, except the optimizer's state.
 #[derive(Debug)]
@@ -30,15 +30,14 @@ impl Pretrain for ClipPretrain {
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError> {
-        let model = weights::initialize(
-            recipe.model.clip().init(&device.clone().autodiff()),
-            recipe.model.init_std,
-            recipe.seed ^ 0x0C11_9000,
-        );
-        let model = match tensors {
-            Some(tensors) => weights::load(model, tensors, weights::clip_name, is_model)?,
-            None => model,
-        };
+        let empty_model = recipe.model.clip().init(&device.clone().autodiff());
+        let model = started(
+            empty_model,
+            recipe,
+            0x0C11_9000,
+            tensors,
+            weights::clip_name,
+        )?;
         Ok(Self {
             model: Some(model),
             objectives: recipe.objectives.clone(),
@@ -60,11 +59,9 @@ impl Pretrain for ClipPretrain {
 
     fn begin_step(&mut self, _step: u64) {
         let [least, greatest] = self.objectives.temp_range;
-        let range = (-greatest.ln(), (-least.ln()).min(MAX_LOGIT_SCALE));
+        let (least, greatest) = (-greatest.ln(), (-least.ln()).min(MAX_LOGIT_SCALE));
         self.map_model(|mut model| {
-            model.logit_scale = model.logit_scale.map(|scale| {
-                Tensor::from_inner(scale.inner().clamp(range.0, range.1)).require_grad()
-            });
+            model.logit_scale = bounded(model.logit_scale, least, greatest);
             model
         });
     }
@@ -84,13 +81,12 @@ impl Pretrain for ClipPretrain {
         };
         let targets = Tensor::from_inner(Tensor::from_data(targets, &self.device));
         let itc = contrastive(logits.clone(), targets);
-        let scalar = |x: Tensor<1>| f64::from(x.inner().into_scalar::<f32>());
         let total = itc.clone().mul_scalar(self.objectives.weights.itc);
         let numbers = StepNumbers {
-            total: scalar(total.clone()),
-            itc: Some(scalar(itc)),
+            total: scalar(&total),
+            itc: Some(scalar(&itc)),
             batch_r1: Some(batch_r1(logits.inner())),
-            temp: scalar(model.scale()).recip(),
+            temp: scalar(&model.scale()).recip(),
             ..StepNumbers::default()
         };
         StepLosses {
@@ -102,8 +98,4 @@ impl Pretrain for ClipPretrain {
     fn export(&self) -> TensorMap {
         weights::export(self.model(), weights::clip_name)
     }
-
-    fn save_progress(&self, _progress: &mut Progress) {}
-
-    fn load_progress(&mut self, _progress: &Progress) {}
 }

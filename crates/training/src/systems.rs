@@ -1,5 +1,6 @@
 //! The systems that can be trained and used, by the name that a recipe gives them.
 
+use burn::module::Module;
 use burn::tensor::Device;
 use fitup_models::system::{MaskedWords, System};
 use fitup_models::weights::{self, TensorMap, WeightsError};
@@ -33,20 +34,30 @@ pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Ope
             };
             Ok((Box::new(model), momentum))
         }
-        SystemKind::Clip => {
-            let model = recipe.model.clip().init(device);
-            let model = weights::load(model, tensors, weights::clip_name, is_model)?;
-            Ok((Box::new(model), None))
-        }
-        SystemKind::Vilt => {
-            let model = recipe.model.vilt().init(device);
-            let model = weights::load(model, tensors, weights::vilt_name, is_model)?;
-            Ok((Box::new(model), None))
-        }
-        SystemKind::Vlmo => {
-            let model = recipe.model.vlmo().init(device);
-            let model = weights::load(model, tensors, weights::vlmo_name, is_model)?;
-            Ok((Box::new(model), None))
-        }
+        SystemKind::Clip => alone(
+            recipe.model.clip().init(device),
+            tensors,
+            weights::clip_name,
+        ),
+        SystemKind::Vilt => alone(
+            recipe.model.vilt().init(device),
+            tensors,
+            weights::vilt_name,
+        ),
+        SystemKind::Vlmo => alone(
+            recipe.model.vlmo().init(device),
+            tensors,
+            weights::vlmo_name,
+        ),
     }
+}
+
+/// A system without a momentum copy.
+fn alone<M: Module + System + 'static>(
+    empty: M,
+    tensors: &TensorMap,
+    name: fn(&str) -> String,
+) -> Result<Opened, WeightsError> {
+    let model = weights::load(empty, tensors, name, is_model)?;
+    Ok((Box::new(model), None))
 }

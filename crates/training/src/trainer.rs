@@ -4,9 +4,9 @@ mod batch;
 mod error;
 mod system;
 
-pub use batch::{PairTensors, batch_r1, itm_accuracy, pair_ids};
+pub use batch::{PairTensors, WordMasking, batch_r1, itm_accuracy, pair_ids, scalar};
 pub use error::TrainError;
-pub use system::{Pretrain, StepLosses, StepNumbers};
+pub use system::{Pretrain, StepLosses, StepNumbers, bounded, started};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

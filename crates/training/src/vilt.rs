@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::{SpecialIds, masking};
+use fitup_data::text::SpecialIds;
 use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::objectives::wpa;
@@ -12,19 +12,18 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::albef::is_model;
-use crate::checkpoint::Progress;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
-use crate::trainer::{PairTensors, Pretrain, StepLosses, StepNumbers, itm_accuracy, pair_ids};
+use crate::trainer::{
+    PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, itm_accuracy, pair_ids, scalar,
+    started,
+};
 
 /// Everything that a ViLT pre-training run changes, except the optimizer's state.
 #[derive(Debug)]
 pub struct ViltPretrain {
     model: Option<Vilt>,
     objectives: ObjectivesRecipe,
-    mask_probability: f64,
-    special: SpecialIds,
-    vocab_size: usize,
+    masking: WordMasking,
     device: Device,
 }
 
@@ -38,21 +37,22 @@ impl Pretrain for ViltPretrain {
         device: &Device,
     ) -> Result<Self, WeightsError> {
         let config = recipe.model.vilt();
-        let model = weights::initialize(
-            config.init(&device.clone().autodiff()),
-            recipe.model.init_std,
-            recipe.seed ^ 0x0071_1700,
-        );
-        let model = match tensors {
-            Some(tensors) => weights::load(model, tensors, weights::vilt_name, is_model)?,
-            None => model,
-        };
+        let empty_model = config.init(&device.clone().autodiff());
+        let model = started(
+            empty_model,
+            recipe,
+            0x0071_1700,
+            tensors,
+            weights::vilt_name,
+        )?;
         Ok(Self {
             model: Some(model),
             objectives: recipe.objectives.clone(),
-            mask_probability: recipe.data.mask_probability,
-            special,
-            vocab_size: config.vocab_size,
+            masking: WordMasking {
+                probability: recipe.data.mask_probability,
+                vocab_size: config.vocab_size,
+                special,
+            },
             device: device.clone(),
         })
     }
@@ -74,15 +74,9 @@ impl Pretrain for ViltPretrain {
     fn losses(&mut self, batch: &PairBatch, draw_seed: u64, _alpha: f64) -> StepLosses {
         let o = &self.objectives;
         let mut rng = ChaCha8Rng::seed_from_u64(draw_seed);
-        let draws = masking::draw(
-            batch.input_ids.len(),
-            self.mask_probability,
-            self.vocab_size,
-            &mut rng,
-        );
-        let mut masked = masking::apply(&batch.input_ids, &draws, &self.special);
+        let (masked_input_ids, mut masked) = self.masking.draw(batch, &mut rng, &self.device);
         if !o.mlm {
-            masked.labels.fill(masking::IGNORED);
+            masked = MaskedPositions::from_labels(&[]);
         }
         let ids = match o.itc_targets {
             ItcTargets::Pair => pair_ids(ItcTargets::ImageId, batch),
@@ -101,15 +95,14 @@ impl Pretrain for ViltPretrain {
         let itm_image = image
             .clone()
             .select(0, Tensor::from_data(chosen, &self.device));
-        let masked_ids = TensorData::new(masked.input_ids, [batch.size, batch.length]);
         let stream = &self.model().stream;
         let input = PretrainBatch {
             texts: ViltTexts {
                 input_ids,
                 attention_mask,
             },
-            masked_input_ids: Tensor::from_data(masked_ids, &self.device),
-            masked: MaskedPositions::from_labels(&masked.labels),
+            masked_input_ids,
+            masked,
             images: stream.whole_images(image),
             itm_images: stream.whole_images(itm_image),
             itm_labels,
@@ -117,7 +110,6 @@ impl Pretrain for ViltPretrain {
         let dropout = DropoutSeed::new(rng.random());
         let output = self.model().pretrain(&input, Some(dropout));
 
-        let scalar = |x: &Tensor<1>| f64::from(x.clone().inner().into_scalar::<f32>());
         let itm = o.itm.then(|| {
             let matching = output.itm.loss.clone().mul_scalar(o.weights.itm);
             matching + output.wpa.loss.clone().mul_scalar(wpa::WEIGHT)
@@ -144,10 +136,6 @@ impl Pretrain for ViltPretrain {
     fn export(&self) -> TensorMap {
         weights::export(self.model(), weights::vilt_name)
     }
-
-    fn save_progress(&self, _progress: &mut Progress) {}
-
-    fn load_progress(&mut self, _progress: &Progress) {}
 }
 
 /// Labels of the matching pass, 1 for half of the pairs, and the image that each text meets: its

@@ -1,22 +1,20 @@
 //! VLMo's pre-training step on pairs: contrast, matching with hard negatives, masked words.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::{SpecialIds, masking};
+use fitup_data::text::SpecialIds;
 use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::itm::NegativeDraw;
-use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::vlmo::encoder::TextBatch;
 use fitup_models::vlmo::{PretrainBatch, PretrainObjectives, Vlmo};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::albef::is_model;
-use crate::checkpoint::Progress;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
-    PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, itm_accuracy, pair_ids,
+    PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, batch_r1, bounded, itm_accuracy,
+    pair_ids, scalar, started,
 };
 
 /// Everything that a VLMo pre-training run changes, except the optimizer's state.
@@ -24,9 +22,7 @@ use crate::trainer::{
 pub struct VlmoPretrain {
     model: Option<Vlmo>,
     objectives: ObjectivesRecipe,
-    mask_probability: f64,
-    special: SpecialIds,
-    vocab_size: usize,
+    masking: WordMasking,
     /// Whether this step trains matching and masked words.
     fusing: bool,
     device: Device,
@@ -42,21 +38,22 @@ impl Pretrain for VlmoPretrain {
         device: &Device,
     ) -> Result<Self, WeightsError> {
         let config = recipe.model.vlmo();
-        let model = weights::initialize(
-            config.init(&device.clone().autodiff()),
-            recipe.model.init_std,
-            recipe.seed ^ 0x0071_3000,
-        );
-        let model = match tensors {
-            Some(tensors) => weights::load(model, tensors, weights::vlmo_name, is_model)?,
-            None => model,
-        };
+        let empty_model = config.init(&device.clone().autodiff());
+        let model = started(
+            empty_model,
+            recipe,
+            0x0071_3000,
+            tensors,
+            weights::vlmo_name,
+        )?;
         Ok(Self {
             model: Some(model),
             objectives: recipe.objectives.clone(),
-            mask_probability: recipe.data.mask_probability,
-            special,
-            vocab_size: config.vocab_size,
+            masking: WordMasking {
+                probability: recipe.data.mask_probability,
+                vocab_size: config.vocab_size,
+                special,
+            },
             fusing: true,
             device: device.clone(),
         })
@@ -78,12 +75,11 @@ impl Pretrain for VlmoPretrain {
     fn begin_step(&mut self, step: u64) {
         self.fusing = step >= self.objectives.fusion_start;
         let [least, greatest] = self.objectives.temp_range;
-        let bound = |scale: Tensor<1>| {
-            Tensor::from_inner(scale.inner().clamp(-greatest.ln(), -least.ln())).require_grad()
-        };
+        let (least, greatest) = (-greatest.ln(), -least.ln());
         self.map_model(|mut model| {
-            model.itc.logit_scale = model.itc.logit_scale.map(bound);
-            model.itc_vl.logit_scale = model.itc_vl.logit_scale.map(bound);
+            for heads in [&mut model.itc, &mut model.itc_vl] {
+                heads.logit_scale = bounded(heads.logit_scale.clone(), least, greatest);
+            }
             model
         });
     }
@@ -91,13 +87,7 @@ impl Pretrain for VlmoPretrain {
     fn losses(&mut self, batch: &PairBatch, draw_seed: u64, _alpha: f64) -> StepLosses {
         let o = &self.objectives;
         let mut rng = ChaCha8Rng::seed_from_u64(draw_seed);
-        let draws = masking::draw(
-            batch.input_ids.len(),
-            self.mask_probability,
-            self.vocab_size,
-            &mut rng,
-        );
-        let masked = masking::apply(&batch.input_ids, &draws, &self.special);
+        let (masked_input_ids, masked) = self.masking.draw(batch, &mut rng, &self.device);
         let mut uniform = || (0..batch.size).map(|_| rng.random()).collect();
         let ids = match o.itc_targets {
             ItcTargets::Pair => Vec::new(),
@@ -118,20 +108,18 @@ impl Pretrain for VlmoPretrain {
             input_ids,
             attention_mask,
         } = PairTensors::new(batch, &self.device);
-        let masked_ids = TensorData::new(masked.input_ids, [batch.size, batch.length]);
         let input = PretrainBatch {
             image: Tensor::from_inner(image),
             text: TextBatch {
                 input_ids: Tensor::from_inner(input_ids),
                 attention_mask: Tensor::from_inner(attention_mask),
             },
-            masked_input_ids: Tensor::from_inner(Tensor::from_data(masked_ids, &self.device)),
-            masked: MaskedPositions::from_labels(&masked.labels),
+            masked_input_ids: Tensor::from_inner(masked_input_ids),
+            masked,
         };
         let dropout = DropoutSeed::new(rng.random());
         let output = self.model().pretrain(&input, &objectives, Some(dropout));
 
-        let scalar = |x: &Tensor<1>| f64::from(x.clone().inner().into_scalar::<f32>());
         let weights = &o.weights;
         let itc = output.itc.as_ref().map(|itc| (&itc.loss, weights.itc));
         let itm = output.itm.as_ref().map(|itm| (&itm.loss, weights.itm));
@@ -162,8 +150,4 @@ impl Pretrain for VlmoPretrain {
     fn export(&self) -> TensorMap {
         weights::export(self.model(), weights::vlmo_name)
     }
-
-    fn save_progress(&self, _progress: &mut Progress) {}
-
-    fn load_progress(&mut self, _progress: &Progress) {}
 }

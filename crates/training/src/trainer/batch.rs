@@ -3,8 +3,11 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
 use fitup_data::sources::stable_hash;
+use fitup_data::text::{SpecialIds, masking};
 use fitup_models::objectives::itc::PairId;
+use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::weights::host_values;
+use rand_chacha::ChaCha8Rng;
 
 use crate::recipe::ItcTargets;
 
@@ -33,6 +36,34 @@ impl PairTensors {
             input_ids: tokens(&batch.input_ids),
             attention_mask: tokens(&batch.attention_mask),
         }
+    }
+}
+
+/// How the words of a batch are masked.
+#[derive(Clone, Debug)]
+pub struct WordMasking {
+    /// Probability that a token is masked, `[0, 1]`.
+    pub probability: f64,
+    /// Tokens in the vocabulary, of which replacements are drawn.
+    pub vocab_size: usize,
+    /// Ids that are never masked, and the mask.
+    pub special: SpecialIds,
+}
+
+impl WordMasking {
+    /// The batch's tokens with some replaced, `[batch, seq]`, and which.
+    pub fn draw(
+        &self,
+        batch: &PairBatch,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> (Tensor<2, Int>, MaskedPositions) {
+        let count = batch.input_ids.len();
+        let draws = masking::draw(count, self.probability, self.vocab_size, rng);
+        let masked = masking::apply(&batch.input_ids, &draws, &self.special);
+        let ids = TensorData::new(masked.input_ids, [batch.size, batch.length]);
+        let positions = MaskedPositions::from_labels(&masked.labels);
+        (Tensor::from_data(ids, device), positions)
     }
 }
 
@@ -73,4 +104,9 @@ pub fn itm_accuracy(logits: Tensor<2>, matches: Option<&[i64]>) -> f64 {
         (logit[1] > logit[0]) == belongs
     });
     right.count() as f64 / rows as f64
+}
+
+/// A loss of one element as a number.
+pub fn scalar(loss: &Tensor<1>) -> f64 {
+    f64::from(loss.clone().inner().into_scalar::<f32>())
 }

@@ -1,13 +1,14 @@
 //! What a system brings to the trainer.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
 use fitup_data::text::SpecialIds;
 use fitup_models::system::System;
-use fitup_models::weights::{TensorMap, WeightsError};
+use fitup_models::weights::{self, TensorMap, WeightsError};
 use serde::{Deserialize, Serialize};
 
+use crate::albef::is_model;
 use crate::checkpoint::Progress;
 use crate::recipe::Recipe;
 
@@ -43,9 +44,33 @@ pub trait Pretrain: Sized {
     /// All tensors of the run except the optimizer's, under official names.
     fn export(&self) -> TensorMap;
     /// Writes what is not a tensor into the progress.
-    fn save_progress(&self, progress: &mut Progress);
+    fn save_progress(&self, _progress: &mut Progress) {}
     /// Takes it back.
-    fn load_progress(&mut self, progress: &Progress);
+    fn load_progress(&mut self, _progress: &Progress) {}
+}
+
+/// A model at the start of a run, on the autodiff device: weights drawn from the recipe's seed
+/// (`salt` keeps systems apart), then the tensors put in where there are any.
+///
+/// # Errors
+/// When the tensors do not fit.
+pub fn started<M: Module>(
+    empty: M,
+    recipe: &Recipe,
+    salt: u64,
+    tensors: Option<&TensorMap>,
+    name: fn(&str) -> String,
+) -> Result<M, WeightsError> {
+    let drawn = weights::initialize(empty, recipe.model.init_std, recipe.seed ^ salt);
+    match tensors {
+        Some(tensors) => weights::load(drawn, tensors, name, is_model),
+        None => Ok(drawn),
+    }
+}
+
+/// A trained scalar moved into `[least, greatest]`.
+pub fn bounded(param: Param<Tensor<1>>, least: f64, greatest: f64) -> Param<Tensor<1>> {
+    param.map(|value| Tensor::from_inner(value.inner().clamp(least, greatest)).require_grad())
 }
 
 /// The loss to differentiate, and the numbers to show.
