@@ -6,6 +6,7 @@
 
 mod affine;
 pub mod augment;
+mod color_jitter;
 pub mod decode;
 mod photometric;
 pub mod randaugment;
@@ -13,6 +14,7 @@ pub mod resize;
 mod transform;
 
 pub use augment::{CropDraws, Normalize, RandomResizedCrop, flip_horizontal};
+pub use color_jitter::ColorJitter;
 pub use decode::{DecodeError, DecodeLimits, decode};
 pub use photometric::{AutoContrastRule, SharpnessRule};
 pub use randaugment::{Op, RandAugment};

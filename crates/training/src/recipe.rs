@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fitup_data::images::{EvalTransform, Fit, Normalize, RandAugment, TrainTransform};
+use fitup_data::images::{ColorJitter, EvalTransform, Fit, Normalize, RandAugment, TrainTransform};
 use fitup_data::loader::{CaptionChoice, LoaderConfig};
 use fitup_data::sources::SourceSpec;
 use fitup_models::albef::AlbefConfig;
@@ -221,6 +221,9 @@ pub struct DataRecipe {
     /// Whether images are mirrored at random.
     #[serde(default = "yes")]
     pub flip: bool,
+    /// Random brightness, contrast, saturation and loss of colour, before RandAugment; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub color_jitter: Option<ColorJitter>,
     /// RandAugment; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub randaugment: Option<RandAugment>,
@@ -519,6 +522,7 @@ impl Recipe {
             size: self.model.sizes().image_size() as u32,
             scale: self.data.crop_scale,
             flip: self.data.flip,
+            color_jitter: self.data.color_jitter,
             randaugment: self.data.randaugment.clone(),
             normalize: self.model.system.normalize(),
             fit: self.data.fit,

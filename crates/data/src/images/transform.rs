@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::augment::{Normalize, RandomResizedCrop, flip_horizontal};
+use super::color_jitter::ColorJitter;
 use super::randaugment::{MAX_MAGNITUDE, RandAugment};
 use super::resize::{crop_resize, resize};
 
@@ -115,7 +116,7 @@ fn check_common(size: u32, normalize: &Normalize) -> Result<(), InvalidTransform
     )
 }
 
-/// The training pipeline: random crop, flip, RandAugment, normalisation.
+/// The training pipeline: random crop, flip, colour jitter, RandAugment, normalisation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainTransform {
@@ -129,6 +130,9 @@ pub struct TrainTransform {
     /// must not be used with it.
     #[serde(default = "yes")]
     pub flip: bool,
+    /// Absent: none. An empty table: SimCLR's, without hue.
+    #[serde(default)]
+    pub color_jitter: Option<ColorJitter>,
     /// Absent: none. An empty table: ALBEF's.
     #[serde(default)]
     pub randaugment: Option<RandAugment>,
@@ -155,6 +159,7 @@ impl TrainTransform {
             size,
             scale: pretraining_scale(),
             flip: true,
+            color_jitter: None,
             randaugment: Some(RandAugment::default()),
             normalize: Normalize::CLIP,
             fit: Fit::Stretch,
@@ -174,6 +179,9 @@ impl TrainTransform {
             &self.scale,
             "two parts of the area, 0 < least <= greatest <= 1",
         )?;
+        for (field, got) in self.color_jitter.iter().flat_map(ColorJitter::parts) {
+            check((0.0..=1.0).contains(&got), field, &got, "0 to 1")?;
+        }
         let Some(settings) = &self.randaugment else {
             return Ok(());
         };
@@ -203,6 +211,9 @@ impl Transform for TrainTransform {
         let mut view = crop_resize(&image, crop, self.size, self.size);
         if self.flip && rng.random::<f32>() < 0.5 {
             flip_horizontal(&mut view);
+        }
+        if let Some(settings) = &self.color_jitter {
+            settings.apply(&mut view, rng);
         }
         if let Some(settings) = &self.randaugment {
             view = settings.apply(view, rng);
@@ -420,6 +431,17 @@ mod tests {
                 ..good.clone()
             }),
             "scale"
+        );
+        let wild = ColorJitter {
+            saturation: 1.5,
+            ..ColorJitter::default()
+        };
+        assert_eq!(
+            field(TrainTransform {
+                color_jitter: Some(wild),
+                ..good.clone()
+            }),
+            "color_jitter.saturation"
         );
         let flat = Normalize {
             mean: [0.0; 3],
