@@ -2,12 +2,13 @@
 
 use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::SpecialIds;
+use fitup_data::text::Tokenizer;
 use fitup_models::clip::{Clip, MAX_LOGIT_SCALE};
 use fitup_models::objectives::contrastive::contrastive;
 use fitup_models::objectives::itc::{id_targets, identity_targets};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 
+use crate::parameter_groups::{ParameterGroup, clip_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
     PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, bounded, pair_ids, scalar, started,
@@ -26,7 +27,7 @@ impl Pretrain for ClipPretrain {
 
     fn new(
         recipe: &Recipe,
-        _special: SpecialIds,
+        _tokenizer: &Tokenizer,
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError> {
@@ -55,6 +56,10 @@ impl Pretrain for ClipPretrain {
 
     fn parameter_name(path: &str) -> String {
         weights::clip_name(path)
+    }
+
+    fn parameter_group(_name: &str, shape: &[usize]) -> ParameterGroup {
+        clip_group(shape)
     }
 
     fn begin_step(&mut self, _step: u64) {

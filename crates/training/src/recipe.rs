@@ -504,6 +504,10 @@ impl Recipe {
             let reason = "must be 0 without itc: nothing would be trained before it";
             return error("objectives.fusion_start", reason.into());
         }
+        let power = self.schedule.power;
+        if !(power.is_finite() && power > 0.0) {
+            return error("schedule.power", format!("{power} must be above 0"));
+        }
         if self.optimizer.accumulate == 0 {
             return error("optimizer.accumulate", "must be at least 1".into());
         }

@@ -140,13 +140,14 @@ fn pretrain_system<S: Pretrain>(
         _ => None,
     };
     let tensors = start.as_ref().map(|c| &c.tensors).or(initial.as_ref());
-    let mut system = S::new(recipe, tokenizer.special(), tensors, &options.device)?;
+    let mut system = S::new(recipe, &tokenizer, tensors, &options.device)?;
     let progress = start.as_ref().and_then(|c| c.progress.clone());
     let progress = progress.unwrap_or_default();
     if start.is_some() {
         system.load_progress(&progress);
     }
-    let mut optimizer = AdamW::new(recipe.optimizer.clone(), S::parameter_name);
+    let mut optimizer =
+        AdamW::new(recipe.optimizer.clone(), S::parameter_name).with_groups(S::parameter_group);
     if let Some(checkpoint) = &start {
         optimizer.import(&checkpoint.tensors, progress.step, &options.device);
     }
