@@ -8,6 +8,7 @@ use fitup_models::objectives::contrastive::contrastive;
 use fitup_models::objectives::itc::{id_targets, identity_targets};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 
+use crate::albef::is_model;
 use crate::parameter_groups::{ParameterGroup, clip_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
@@ -32,13 +33,11 @@ impl Pretrain for ClipPretrain {
         device: &Device,
     ) -> Result<Self, WeightsError> {
         let empty_model = recipe.model.clip().init(&device.clone().autodiff());
-        let model = started(
-            empty_model,
-            recipe,
-            0x0C11_9000,
-            tensors,
-            weights::clip_name,
-        )?;
+        let salt = 0x0C11_9000;
+        let mut model = started(empty_model, recipe, salt, None, weights::clip_name)?;
+        if let Some(tensors) = tensors {
+            model = weights::load_clip(model, tensors, is_model)?;
+        }
         Ok(Self {
             model: Some(model),
             objectives: recipe.objectives.clone(),
