@@ -13,9 +13,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Where models are when nobody says otherwise.
-pub const ENDPOINT: &str = "https://huggingface.co";
+const ENDPOINT: &str = "https://huggingface.co";
+/// Folder of the copies.
+pub const FOLDER: &str = "weights/hub";
+/// What a recipe's name of a file on the hub begins with.
+const SCHEME: &str = "hub:";
 /// Files that hold the weights of a model by convention, best first.
 const USUAL: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// Bytes of a file of which the hub does not tell the length: such files are small.
+const MAX_UNTOLD: u64 = 1 << 30;
+/// Bytes of the page that may come with a redirect, which curl measures too.
+const MAX_REDIRECT: u64 = 1 << 20;
 /// Hops from a moved repository to its new name.
 const MAX_HOPS: usize = 5;
 
@@ -93,6 +101,35 @@ impl Failure {
             Self::Other(error) => error,
         }
     }
+}
+
+/// The address of the hub: as given, else from `HF_ENDPOINT`, else the public one.
+pub fn endpoint(given: Option<&str>) -> String {
+    let given = given.map(str::to_owned);
+    let told = || std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
+    given.or_else(told).unwrap_or_else(|| ENDPOINT.to_owned())
+}
+
+/// The file that a recipe names: a path as it is, and `hub:OWNER/NAME[@REVISION][/FILE]` as the path
+/// of its copy, fetched where the hub has something newer.
+pub fn locate(written: &Path) -> Result<PathBuf> {
+    let Some(named) = written.to_str().and_then(|text| text.strip_prefix(SCHEME)) else {
+        return Ok(written.to_owned());
+    };
+    let wrong = || {
+        format!("{SCHEME}{named}: expected {SCHEME}OWNER/NAME, or {SCHEME}OWNER/NAME@REVISION/FILE")
+    };
+    let (owner, rest) = named.split_once('/').with_context(wrong)?;
+    let (name, file) = match rest.split_once('/') {
+        Some((name, file)) => (name, Some(file)),
+        None => (rest, None),
+    };
+    let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+    let repository = Repository::new(&endpoint(None), &format!("{owner}/{name}"), revision);
+    let pulled = repository
+        .with_context(wrong)?
+        .pull(file, Path::new(FOLDER));
+    Ok(pulled.with_context(|| format!("{SCHEME}{named}"))?.path)
 }
 
 impl Repository {
@@ -303,11 +340,15 @@ impl Repository {
         }
         if record.size != Some(had) || had == 0 {
             let told = partial.to_string_lossy();
+            let limit = record.size.unwrap_or(MAX_UNTOLD).max(MAX_REDIRECT);
+            let limit = limit.to_string();
             let arguments = [
                 "--location",
                 "--fail",
                 "--continue-at",
                 "-",
+                "--max-filesize",
+                &limit,
                 "--output",
                 &told,
             ];

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fitup_data::loader::SkipReport;
+use fitup_models::weights::initial::InitialReport;
 use fitup_training::metrics::Event;
 use fitup_training::trainer::{Observer, StepNumbers};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
 
 /// Weight of the newest step in the numbers of the live line, which would flicker otherwise.
 const SMOOTHING: f64 = 0.1;
@@ -69,6 +71,8 @@ pub struct RunDisplay {
     pub last_evaluation: Option<Event>,
     /// The last checkpoint.
     pub checkpoint: Option<PathBuf>,
+    /// What the run took from published encoders.
+    pub encoders: Vec<Value>,
     begun: Instant,
     start: u64,
     total: u64,
@@ -88,6 +92,7 @@ impl RunDisplay {
             last_step: None,
             last_evaluation: None,
             checkpoint: None,
+            encoders: Vec::new(),
             begun: Instant::now(),
             start: 0,
             total: 0,
@@ -121,6 +126,17 @@ impl RunDisplay {
 }
 
 impl Observer for RunDisplay {
+    fn encoder(&mut self, file: &Path, report: &InitialReport) {
+        self.line(&format!("from {}: {report}", file.display()));
+        self.encoders.push(json!({
+            "file": file,
+            "taken": report.taken.len(),
+            "fresh": report.fresh,
+            "dropped": report.dropped,
+            "fitted": report.fitted,
+        }));
+    }
+
     fn begin(&mut self, start: u64, total: u64, pairs_per_step: u64, data: &str) {
         (self.start, self.total, self.begun) = (start, total, Instant::now());
         if self.live {

@@ -20,7 +20,9 @@ use crate::layers::{l2_normalize, linear};
 use crate::objectives::itc::{self, Itc, ItcKeys};
 use crate::objectives::itm::{self, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
-use crate::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig};
+use crate::system::{
+    EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
+};
 use crate::weights::host_values;
 
 pub use crate::objectives::itm::NegativeDraw;
@@ -80,42 +82,33 @@ impl SystemConfig for AlbefConfig {
 
     fn problem(&self) -> Option<String> {
         let (vision, text) = (&self.vision, &self.text);
-        let multiple = |name: &str, value: usize, of: &str, unit: usize| {
-            (unit == 0 || !value.is_multiple_of(unit))
-                .then(|| format!("{name} = {value} must be a multiple of {of} = {unit}"))
-        };
-        multiple(
-            "vision.image_size",
-            vision.image_size,
-            "vision.patch_size",
-            vision.patch_size,
-        )
-        .or_else(|| multiple("vision.width", vision.width, "vision.heads", vision.heads))
-        .or_else(|| {
-            let heads = text.num_attention_heads;
-            multiple(
-                "text.hidden_size",
-                text.hidden_size,
-                "text.num_attention_heads",
-                heads,
-            )
-        })
-        .or_else(|| {
-            (text.encoder_width != vision.width).then(|| {
-                format!(
-                    "text.encoder_width = {} must equal vision.width = {}",
-                    text.encoder_width, vision.width
+        vision
+            .problem("vision")
+            .or_else(|| {
+                let heads = text.num_attention_heads;
+                no_multiple(
+                    "text.hidden_size",
+                    text.hidden_size,
+                    "text.num_attention_heads",
+                    heads,
                 )
             })
-        })
-        .or_else(|| {
-            (text.fusion_layer >= text.num_hidden_layers).then(|| {
-                format!(
-                    "text.fusion_layer = {} must be below text.num_hidden_layers = {}",
-                    text.fusion_layer, text.num_hidden_layers
-                )
+            .or_else(|| {
+                (text.encoder_width != vision.width).then(|| {
+                    format!(
+                        "text.encoder_width = {} must equal vision.width = {}",
+                        text.encoder_width, vision.width
+                    )
+                })
             })
-        })
+            .or_else(|| {
+                (text.fusion_layer >= text.num_hidden_layers).then(|| {
+                    format!(
+                        "text.fusion_layer = {} must be below text.num_hidden_layers = {}",
+                        text.fusion_layer, text.num_hidden_layers
+                    )
+                })
+            })
     }
 }
 

@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::layers::bert::{causal_mask, padding_mask};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::{LayerNorm, l2_normalize, linear, linear_gelu};
-use crate::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig};
+use crate::system::{
+    EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
+};
 
 /// Epsilon of every LayerNorm.
 const EPSILON: f64 = 1e-5;
@@ -180,10 +182,7 @@ impl SystemConfig for ClipConfig {
         ];
         pairs
             .into_iter()
-            .find(|((_, value), (_, unit))| *unit == 0 || !value.is_multiple_of(*unit))
-            .map(|((name, value), (of, unit))| {
-                format!("{name} = {value} must be a multiple of {of} = {unit}")
-            })
+            .find_map(|((name, value), (of, unit))| no_multiple(name, value, of, unit))
     }
 }
 

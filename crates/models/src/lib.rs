@@ -5,12 +5,13 @@
 //! pure functions: the momentum update, the queue and every random draw are inputs, which is what
 //! makes a step reproducible and comparable with recorded tensors. [`weights`] reads and writes
 //! checkpoints under the official parameter names; [`system`] is what a trained system can be
-//! asked.
+//! asked. [`sentence`] puts a published BERT of full size to use as it is.
 
 pub mod albef;
 pub mod clip;
 pub mod layers;
 pub mod objectives;
+pub mod sentence;
 pub mod system;
 pub mod vilt;
 pub mod vlmo;

@@ -19,6 +19,12 @@ pub trait SystemConfig {
     fn problem(&self) -> Option<String>;
 }
 
+/// A sentence where the field `name` of this `value` is 0 or no multiple of the field `of`.
+pub(crate) fn no_multiple(name: &str, value: usize, of: &str, unit: usize) -> Option<String> {
+    (unit == 0 || value == 0 || !value.is_multiple_of(unit))
+        .then(|| format!("{name} = {value} must be a multiple of {of} = {unit}, and not 0"))
+}
+
 /// A trained system on the plain (not autodiff) device.
 pub trait System: Debug {
     /// `image`: `[n, 3, image_size, image_size]`, normalised.

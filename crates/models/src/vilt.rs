@@ -112,18 +112,7 @@ impl SystemConfig for ViltConfig {
 
     fn problem(&self) -> Option<String> {
         let vision = &self.vision;
-        let multiple = |name: &str, value: usize, of: &str, unit: usize| {
-            (unit == 0 || !value.is_multiple_of(unit))
-                .then(|| format!("{name} = {value} must be a multiple of {of} = {unit}"))
-        };
-        multiple(
-            "vision.image_size",
-            vision.image_size,
-            "vision.patch_size",
-            vision.patch_size,
-        )
-        .or_else(|| multiple("vision.width", vision.width, "vision.heads", vision.heads))
-        .or_else(|| {
+        vision.problem("vision").or_else(|| {
             (self.token_types < 2)
                 .then(|| format!("token_types = {} must be at least 2", self.token_types))
         })

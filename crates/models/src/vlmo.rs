@@ -23,7 +23,9 @@ use crate::layers::{LayerNorm, l2_normalize, linear, linear_gelu};
 use crate::objectives::cross_entropy;
 use crate::objectives::itm::{self, Itm, NegativeDraw, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
-use crate::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig};
+use crate::system::{
+    EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
+};
 use crate::weights::host_values;
 use encoder::{IMAGE_TYPE, TEXT_LAYER_NORM_EPS, TextBatch, VlmoEncoder, first_token};
 
@@ -153,15 +155,11 @@ impl SystemConfig for VlmoConfig {
     }
 
     fn problem(&self) -> Option<String> {
-        let multiple = |name: &str, value: usize, of: &str, unit: usize| {
-            (unit == 0 || value == 0 || !value.is_multiple_of(unit))
-                .then(|| format!("{name} = {value} must be a multiple of {of} = {unit}"))
-        };
         let at_most = |name: &str, value: usize, of: &str, limit: usize| {
             (value > limit).then(|| format!("{name} = {value} must be at most {of} = {limit}"))
         };
-        multiple("image_size", self.image_size, "patch_size", self.patch_size)
-            .or_else(|| multiple("width", self.width, "heads", self.heads))
+        no_multiple("image_size", self.image_size, "patch_size", self.patch_size)
+            .or_else(|| no_multiple("width", self.width, "heads", self.heads))
             .or_else(|| at_most("vl_start_layer", self.vl_start_layer, "depth", self.depth))
             .or_else(|| match self.positions {
                 Positions::Relative { table_text_len } => at_most(

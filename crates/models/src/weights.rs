@@ -95,6 +95,16 @@ pub fn bert_name(path: &str) -> String {
     format!("bert.encoder.layer.{renamed}")
 }
 
+/// Official name of a parameter path in [`crate::sentence::SentenceEncoder`]: a BERT published
+/// without the name of a module around it.
+pub fn sentence_name(path: &str) -> String {
+    let name = bert_name(path);
+    match name.strip_prefix("bert.") {
+        Some(bare) => bare.to_owned(),
+        None => name,
+    }
+}
+
 /// Official names that hold nothing of their own: buffers, and copies of tied parameters.
 pub fn is_redundant(name: &str) -> bool {
     name.ends_with("position_ids")

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::SpecialIds;
+use fitup_data::text::Tokenizer;
 use fitup_models::albef::{
     Albef, AlbefEncoders, ItcMemory, NegativeDraw, PretrainBatch, PretrainObjectives,
     PretrainOutput,
@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::checkpoint::Progress;
 use crate::momentum;
+use crate::parameter_groups::{ParameterGroup, albef_group};
 use crate::queue::ItcQueue;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
@@ -91,7 +92,7 @@ impl Pretrain for AlbefPretrain {
 
     fn new(
         recipe: &Recipe,
-        special: SpecialIds,
+        tokenizer: &Tokenizer,
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError> {
@@ -132,11 +133,11 @@ impl Pretrain for AlbefPretrain {
             momentum: teacher,
             queue,
             objectives: recipe.objectives.clone(),
-            masking: WordMasking {
-                probability: recipe.data.mask_probability,
-                vocab_size: config.text.vocab_size,
-                special,
-            },
+            masking: WordMasking::of_tokens(
+                recipe.data.mask_probability,
+                config.text.vocab_size,
+                tokenizer,
+            ),
             fusing: true,
             queueing: true,
             device: device.clone(),
@@ -153,6 +154,10 @@ impl Pretrain for AlbefPretrain {
 
     fn parameter_name(path: &str) -> String {
         weights::albef_name(path)
+    }
+
+    fn parameter_group(name: &str, shape: &[usize]) -> ParameterGroup {
+        albef_group(name, shape)
     }
 
     /// The original does both inside `forward`: the temperature is clamped, then the momentum

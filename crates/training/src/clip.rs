@@ -2,12 +2,14 @@
 
 use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::SpecialIds;
+use fitup_data::text::Tokenizer;
 use fitup_models::clip::{Clip, MAX_LOGIT_SCALE};
 use fitup_models::objectives::contrastive::contrastive;
 use fitup_models::objectives::itc::{id_targets, identity_targets};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 
+use crate::albef::is_model;
+use crate::parameter_groups::{ParameterGroup, clip_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
     PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, bounded, pair_ids, scalar, started,
@@ -26,18 +28,16 @@ impl Pretrain for ClipPretrain {
 
     fn new(
         recipe: &Recipe,
-        _special: SpecialIds,
+        _tokenizer: &Tokenizer,
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError> {
         let empty_model = recipe.model.clip().init(&device.clone().autodiff());
-        let model = started(
-            empty_model,
-            recipe,
-            0x0C11_9000,
-            tensors,
-            weights::clip_name,
-        )?;
+        let salt = 0x0C11_9000;
+        let mut model = started(empty_model, recipe, salt, None, weights::clip_name)?;
+        if let Some(tensors) = tensors {
+            model = weights::load_clip(model, tensors, is_model)?;
+        }
         Ok(Self {
             model: Some(model),
             objectives: recipe.objectives.clone(),
@@ -55,6 +55,10 @@ impl Pretrain for ClipPretrain {
 
     fn parameter_name(path: &str) -> String {
         weights::clip_name(path)
+    }
+
+    fn parameter_group(_name: &str, shape: &[usize]) -> ParameterGroup {
+        clip_group(shape)
     }
 
     fn begin_step(&mut self, _step: u64) {

@@ -10,6 +10,8 @@ use burn::tensor::Tensor;
 use fitup_models::weights::{HostTensor, TensorMap};
 use serde::{Deserialize, Serialize};
 
+use crate::parameter_groups::{ParameterGroup, albef_group};
+
 /// Where weight decay and epsilon come in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -31,7 +33,8 @@ pub struct OptimizerConfig {
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Weight decay of everything but biases and other 1-D parameters.
+    /// Weight decay of the parameters that the system's groups do not spare
+    /// ([`crate::parameter_groups`]).
     pub weight_decay: f64,
     /// Largest norm of all gradients together; absent: no clipping, as the originals.
     pub clip_norm: Option<f64>,
@@ -64,6 +67,8 @@ pub struct AdamW {
     moments: BTreeMap<String, Moments>,
     /// Official name of a parameter path.
     name: fn(&str) -> String,
+    /// Group of a parameter by official name and shape.
+    group: fn(&str, &[usize]) -> ParameterGroup,
 }
 
 #[derive(Clone, Debug)]
@@ -73,14 +78,20 @@ struct Moments {
 }
 
 impl AdamW {
-    /// No steps taken. `name` turns a parameter's path into its official name.
+    /// No steps taken. `name` turns a parameter's path into its official name. Groups are ALBEF's.
     pub fn new(config: OptimizerConfig, name: fn(&str) -> String) -> Self {
         Self {
             config,
             steps: 0,
             moments: BTreeMap::new(),
             name,
+            group: albef_group,
         }
+    }
+
+    /// With a system's own groups, by official name and shape.
+    pub fn with_groups(self, group: fn(&str, &[usize]) -> ParameterGroup) -> Self {
+        Self { group, ..self }
     }
 
     /// One step with learning rate `lr`. Parameters without a gradient stay as they are.
@@ -152,12 +163,10 @@ impl AdamW {
             .lr_scales
             .iter()
             .find(|(prefix, _)| name.starts_with(*prefix));
-        let lr = lr * scale.map_or(1.0, |(_, factor)| *factor);
-        // A learnable scalar is `[1]` here and has no dimensions in the originals, where only
-        // 1-D parameters and biases are spared.
         let shape = value.shape();
-        let spared = (D == 1 && shape.num_elements() > 1) || name.ends_with(".bias");
-        let decay = 1.0 - lr * if spared { 0.0 } else { c.weight_decay };
+        let group = (self.group)(&name, &value.dims());
+        let lr = lr * scale.map_or(1.0, |(_, factor)| *factor) * group.lr_factor;
+        let decay = 1.0 - lr * if group.decays { c.weight_decay } else { 0.0 };
         let [beta1, beta2] = c.betas;
         let t = self.steps as i32;
         let (correction1, correction2) = (1.0 - beta1.powi(t), 1.0 - beta2.powi(t));

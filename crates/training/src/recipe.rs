@@ -91,9 +91,18 @@ pub struct ModelRecipe {
     /// Its sizes, where it is a VLMo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlmo: Option<VlmoConfig>,
-    /// Weights to start from (safetensors under official names); absent: drawn from the seed.
+    /// Weights of the whole model to start from (under official names; CLIP's in any published
+    /// layout); absent: drawn from the seed. As the two that follow, a path, or a file on a hub that
+    /// the program fetches first: `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION/FILE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_weights: Option<PathBuf>,
+    /// Published image encoder that the part for images starts from: a DeiT (or another Vision
+    /// Transformer of timm's), for a VLMo with relative positions a BEiT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_image: Option<PathBuf>,
+    /// Published BERT that the part for texts starts from; `data.vocabulary` is to be its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_text: Option<PathBuf>,
     /// Standard deviation of drawn weights.
     #[serde(default = "init_std")]
     pub init_std: f64,
@@ -506,6 +515,23 @@ impl Recipe {
         if objectives.fusion_start > 0 && !objectives.itc {
             let reason = "must be 0 without itc: nothing would be trained before it";
             return error("objectives.fusion_start", reason.into());
+        }
+        let parts = [
+            ("model.init_image", &self.model.init_image),
+            ("model.init_text", &self.model.init_text),
+        ];
+        let given = parts.into_iter().find(|(_, file)| file.is_some());
+        if let (SystemKind::Clip, Some((field, _))) = (system, given) {
+            let reason = "a clip has no part of another's build: set model.init_weights";
+            return error(field, reason.into());
+        }
+        if self.model.init_text.is_some() && data.vocabulary.is_none() {
+            let reason = "needs data.vocabulary, the BERT's vocab.txt: its embeddings belong to it";
+            return error("model.init_text", reason.into());
+        }
+        let power = self.schedule.power;
+        if !(power.is_finite() && power > 0.0) {
+            return error("schedule.power", format!("{power} must be above 0"));
         }
         if self.optimizer.accumulate == 0 {
             return error("optimizer.accumulate", "must be at least 1".into());

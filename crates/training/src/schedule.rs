@@ -14,6 +14,10 @@ pub enum ScheduleKind {
     /// Linear warm-up over `warmup_steps`, then a cosine over the remaining steps, moving at every
     /// step.
     Cosine,
+    /// ViLT's and VLMo's: linear warm-up over `warmup_steps`, beginning *at* `warmup_lr`, then down
+    /// to `min_lr` with the remaining share of the steps to the power `power`
+    /// (`get_polynomial_decay_schedule_with_warmup` of transformers 4.8).
+    Polynomial,
     /// `lr` throughout.
     Constant,
 }
@@ -36,8 +40,20 @@ pub struct ScheduleConfig {
     /// Steps until `lr` is reached.
     #[serde(default)]
     pub warmup_steps: u64,
+    /// Exponent of the `polynomial` schedule; 1: a straight line.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub power: f64,
     /// Passes over the data.
     pub epochs: u64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// Left out where it is 1, so that recipes of other schedules read as they did.
+fn is_one(power: &f64) -> bool {
+    *power == 1.0
 }
 
 /// A schedule for a known number of steps per epoch.
@@ -52,7 +68,7 @@ pub struct Schedule {
 const STAIR: u64 = 100;
 
 impl Schedule {
-    /// `total_steps` is where the `cosine` schedule ends; normally `epochs * steps_per_epoch`.
+    /// `total_steps` is where the schedules that move at every step end; normally `epochs * steps_per_epoch`.
     pub fn new(config: ScheduleConfig, steps_per_epoch: u64, total_steps: u64) -> Self {
         Self {
             config,
@@ -75,6 +91,15 @@ impl Schedule {
                 let rest = self.total_steps.saturating_sub(c.warmup_steps).max(1);
                 let share = (step - c.warmup_steps) as f64 / rest as f64;
                 self.cosine(share.min(1.0))
+            }
+            ScheduleKind::Polynomial if step < c.warmup_steps => {
+                let share = step as f64 / c.warmup_steps as f64;
+                c.warmup_lr + (c.lr - c.warmup_lr) * share
+            }
+            ScheduleKind::Polynomial => {
+                let rest = self.total_steps.saturating_sub(c.warmup_steps).max(1);
+                let share = (step - c.warmup_steps) as f64 / rest as f64;
+                c.min_lr + (c.lr - c.min_lr) * (1.0 - share.min(1.0)).powf(c.power)
             }
         }
     }
@@ -142,6 +167,7 @@ mod tests {
                     min_lr: s["min_lr"].as_f64().unwrap(),
                     warmup_lr: s["warmup_lr"].as_f64().unwrap(),
                     warmup_steps: s["warmup_epochs"].as_u64().unwrap() * STAIR,
+                    power: 1.0,
                     epochs: s["epochs"].as_u64().unwrap(),
                 },
                 steps_per_epoch,
@@ -174,6 +200,7 @@ mod tests {
                 min_lr: 1e-5,
                 warmup_lr: 0.0,
                 warmup_steps: 10,
+                power: 1.0,
                 epochs: 1,
             },
             110,
@@ -186,6 +213,42 @@ mod tests {
     }
 
     #[test]
+    fn polynomial_equals_the_recorded_steps() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/polynomial_schedule.json"
+        );
+        let golden: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let mut compared = 0;
+        for case in golden["cases"].as_array().unwrap() {
+            let number = |name: &str| case[name].as_f64().unwrap();
+            let count = |name: &str| case[name].as_u64().unwrap();
+            let config = ScheduleConfig {
+                kind: ScheduleKind::Polynomial,
+                lr: number("lr"),
+                min_lr: number("min_lr"),
+                warmup_lr: 0.0,
+                warmup_steps: count("warmup_steps"),
+                power: number("power"),
+                epochs: 1,
+            };
+            let total = count("total_steps");
+            let schedule = Schedule::new(config, total, total);
+            let lrs = case["lrs"].as_array().unwrap();
+            for (step, want) in lrs.iter().enumerate() {
+                let (got, want) = (schedule.lr(step as u64), want.as_f64().unwrap());
+                assert!(
+                    (got - want).abs() < 1e-12,
+                    "step {step} of {total}: {got}, recorded {want}"
+                );
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, 203 + 13 + 33 + 43);
+    }
+
+    #[test]
     fn alpha_ramps_over_the_first_epoch() {
         let config = ScheduleConfig {
             kind: ScheduleKind::Constant,
@@ -193,6 +256,7 @@ mod tests {
             min_lr: 0.0,
             warmup_lr: 0.0,
             warmup_steps: 0,
+            power: 1.0,
             epochs: 2,
         };
         let schedule = Schedule::new(config, 5, 10);

@@ -1,6 +1,7 @@
 //! The training loop, read top to bottom. It knows nothing of models: a system is a [`Pretrain`].
 
 mod batch;
+mod encoders;
 mod error;
 mod system;
 
@@ -19,6 +20,7 @@ use burn::tensor::Device;
 use fitup_data::loader::{Loader, Position, SkipReport};
 use fitup_data::sources::{self, Source};
 use fitup_data::text::{Tokenizer, build_vocabulary, pre_caption};
+use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, Precision};
 
 use crate::albef::AlbefPretrain;
@@ -34,6 +36,9 @@ use crate::vlmo::VlmoPretrain;
 
 /// What the loop tells whoever shows it.
 pub trait Observer {
+    /// At the start of a new run, for each published encoder that a part of the model starts from:
+    /// what became of its tensors.
+    fn encoder(&mut self, _file: &Path, _report: &InitialReport) {}
     /// Before the first step: steps already taken and in all, pairs per step, a line on the data.
     fn begin(&mut self, _start: u64, _total: u64, _pairs_per_step: u64, _data: &str) {}
     /// After every step.
@@ -140,13 +145,17 @@ fn pretrain_system<S: Pretrain>(
         _ => None,
     };
     let tensors = start.as_ref().map(|c| &c.tensors).or(initial.as_ref());
-    let mut system = S::new(recipe, tokenizer.special(), tensors, &options.device)?;
+    let mut system = S::new(recipe, &tokenizer, tensors, &options.device)?;
+    if start.is_none() {
+        system = encoders::start(system, recipe, &tokenizer, &options.device, observer)?;
+    }
     let progress = start.as_ref().and_then(|c| c.progress.clone());
     let progress = progress.unwrap_or_default();
     if start.is_some() {
         system.load_progress(&progress);
     }
-    let mut optimizer = AdamW::new(recipe.optimizer.clone(), S::parameter_name);
+    let mut optimizer =
+        AdamW::new(recipe.optimizer.clone(), S::parameter_name).with_groups(S::parameter_group);
     if let Some(checkpoint) = &start {
         optimizer.import(&checkpoint.tensors, progress.step, &options.device);
     }
@@ -190,6 +199,8 @@ fn difference(before: &Recipe, now: &Recipe) -> Option<String> {
         recipe.data.prefetch = 0;
         recipe.data.validation = None;
         recipe.model.init_weights = None;
+        recipe.model.init_image = None;
+        recipe.model.init_text = None;
         recipe.to_toml()
     };
     let (before, now) = (essential(before), essential(now));

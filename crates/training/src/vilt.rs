@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::SpecialIds;
+use fitup_data::text::Tokenizer;
 use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::objectives::wpa;
@@ -12,6 +12,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::parameter_groups::{ParameterGroup, vlmo_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
     PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, itm_accuracy, pair_ids, scalar,
@@ -32,7 +33,7 @@ impl Pretrain for ViltPretrain {
 
     fn new(
         recipe: &Recipe,
-        special: SpecialIds,
+        tokenizer: &Tokenizer,
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError> {
@@ -48,11 +49,11 @@ impl Pretrain for ViltPretrain {
         Ok(Self {
             model: Some(model),
             objectives: recipe.objectives.clone(),
-            masking: WordMasking {
-                probability: recipe.data.mask_probability,
-                vocab_size: config.vocab_size,
-                special,
-            },
+            masking: WordMasking::of_whole_words(
+                recipe.data.mask_probability,
+                config.vocab_size,
+                tokenizer,
+            ),
             device: device.clone(),
         })
     }
@@ -67,6 +68,10 @@ impl Pretrain for ViltPretrain {
 
     fn parameter_name(path: &str) -> String {
         weights::vilt_name(path)
+    }
+
+    fn parameter_group(name: &str, _shape: &[usize]) -> ParameterGroup {
+        vlmo_group(name, 1.0)
     }
 
     fn begin_step(&mut self, _step: u64) {}

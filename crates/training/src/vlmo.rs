@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::SpecialIds;
+use fitup_data::text::Tokenizer;
 use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::itm::NegativeDraw;
 use fitup_models::vlmo::encoder::TextBatch;
@@ -11,6 +11,7 @@ use fitup_models::weights::{self, TensorMap, WeightsError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::parameter_groups::{ParameterGroup, vlmo_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
     PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, batch_r1, bounded, itm_accuracy,
@@ -33,7 +34,7 @@ impl Pretrain for VlmoPretrain {
 
     fn new(
         recipe: &Recipe,
-        special: SpecialIds,
+        tokenizer: &Tokenizer,
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError> {
@@ -49,11 +50,11 @@ impl Pretrain for VlmoPretrain {
         Ok(Self {
             model: Some(model),
             objectives: recipe.objectives.clone(),
-            masking: WordMasking {
-                probability: recipe.data.mask_probability,
-                vocab_size: config.vocab_size,
-                special,
-            },
+            masking: WordMasking::of_whole_words(
+                recipe.data.mask_probability,
+                config.vocab_size,
+                tokenizer,
+            ),
             fusing: true,
             device: device.clone(),
         })
@@ -69,6 +70,10 @@ impl Pretrain for VlmoPretrain {
 
     fn parameter_name(path: &str) -> String {
         weights::vlmo_name(path)
+    }
+
+    fn parameter_group(name: &str, _shape: &[usize]) -> ParameterGroup {
+        vlmo_group(name, 1.0)
     }
 
     /// The original bounds neither scale; `temp_range` does where a recipe narrows it.

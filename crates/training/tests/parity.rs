@@ -10,7 +10,8 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fitup_data::text::SpecialIds;
+use fitup_data::text::Tokenizer;
+use fitup_data::text::tokenizer::SPECIAL_TOKENS;
 use fitup_models::albef::{NegativeDraw, PretrainBatch};
 use fitup_models::objectives::itc::PairId;
 use fitup_models::objectives::itm::Negatives;
@@ -18,6 +19,7 @@ use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::weights::TensorMap;
 use fitup_training::albef::AlbefPretrain;
 use fitup_training::optimizer::{AdamW, AdamWOrder, OptimizerConfig};
+use fitup_training::parameter_groups::ParameterGroup;
 use fitup_training::recipe::Recipe;
 use fitup_training::trainer::Pretrain;
 use safetensors::{Dtype, SafeTensors};
@@ -122,15 +124,10 @@ fn five_training_steps() {
     let ints = ints("albef_pretrain_traj.safetensors");
     let device = Device::flex();
     let recipe = Recipe::parse(RECIPE, "test", &[]).unwrap();
-    let special = SpecialIds {
-        pad: 0,
-        unk: 1,
-        cls: 2,
-        sep: 3,
-        mask: 4,
-    };
+    let special = SPECIAL_TOKENS.map(str::to_owned).to_vec();
+    let tokenizer = Tokenizer::from_vocabulary(special).unwrap();
     let state: TensorMap = strip(&tensors, "state.");
-    let mut system = AlbefPretrain::new(&recipe, special, Some(&state), &device).unwrap();
+    let mut system = AlbefPretrain::new(&recipe, &tokenizer, Some(&state), &device).unwrap();
     let mut optimizer = AdamW::new(recipe.optimizer.clone(), AlbefPretrain::parameter_name);
     let losses = &tensors["out.losses"].values;
     let ids = [0, 1, 2, 3].map(|image| PairId {
@@ -265,5 +262,44 @@ fn both_adamw_variants() {
             let got: Vec<f32> = got.try_to_vec().unwrap();
             assert_close(&name, &got, &tensors[&name].values, 1e-6);
         }
+    }
+}
+
+#[test]
+fn groups_decide_on_decay_and_learning_rate() {
+    fn spared_and_fast(name: &str, shape: &[usize]) -> ParameterGroup {
+        assert_eq!((name, shape), ("weight", &[1, 1][..]));
+        ParameterGroup {
+            lr_factor: 3.0,
+            decays: false,
+        }
+    }
+    let device = Device::flex();
+    let after = |optimizer: AdamW, gradient: f32| -> f32 {
+        let mut optimizer = optimizer;
+        let weight = Tensor::ones([1, 1], &device.clone().autodiff());
+        let module = OneMatrix {
+            weight: Param::from_tensor(weight),
+        };
+        let mut gradients = GradientsParams::new();
+        let gradient = Tensor::<2>::full([1, 1], gradient, &device);
+        gradients.register(module.weight.id, gradient);
+        let module = optimizer.step(module, gradients, 0.1);
+        module.weight.val().inner().into_scalar()
+    };
+    let config = OptimizerConfig {
+        weight_decay: 0.5,
+        ..OptimizerConfig::default()
+    };
+    let general = || AdamW::new(config.clone(), str::to_owned);
+    let own = || general().with_groups(spared_and_fast);
+    for (optimizer, gradient, want) in [
+        (general(), 0.0, 0.95),
+        (own(), 0.0, 1.0),
+        // The first step goes by the whole learning rate.
+        (general(), 1.0, 0.85),
+        (own(), 1.0, 0.7),
+    ] {
+        assert_close("weight", &[after(optimizer, gradient)], &[want], 1e-6);
     }
 }

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fitup_training::recipe::Recipe;
+use fitup_training::recipe::{ModelRecipe, Recipe};
 use fitup_training::trainer::{self, Outcome, RunOptions};
 use fitup_training::{device, report};
 use serde_json::json;
 
 use super::Ended;
 use super::output::Output;
+use crate::hub;
 use crate::progress::RunDisplay;
 
 const EXAMPLES: &str = "\
@@ -61,7 +62,7 @@ pub struct Pretrain {
 pub fn run(args: &Pretrain, output: Output) -> Result<Ended> {
     let mut overrides = args.set.clone();
     overrides.extend(args.steps.map(|steps| format!("run.steps={steps}")));
-    let recipe = load(&args.recipe, &overrides)?;
+    let mut recipe = load(&args.recipe, &overrides)?;
     let folder = match &args.out {
         Some(folder) => folder.clone(),
         None => Path::new("runs").join(&recipe.name),
@@ -73,6 +74,10 @@ pub fn run(args: &Pretrain, output: Output) -> Result<Ended> {
         stop: Arc::new(AtomicBool::new(false)),
     };
     stop_on_signal(&options.stop)?;
+    // A run that goes on has its weights.
+    if !args.resume {
+        locate_weights(&mut recipe.model)?;
+    }
 
     let mut display = RunDisplay::new(output.json, recipe.run.log_every);
     let outcome = trainer::pretrain(&recipe, &options, &mut display);
@@ -100,6 +105,7 @@ pub fn run(args: &Pretrain, output: Output) -> Result<Ended> {
         "report": page,
         "last_step": display.last_step,
         "last_evaluation": display.last_evaluation,
+        "encoders": display.encoders,
     });
     let mut text = format!(
         "{state} at step {}: {}",
@@ -114,6 +120,21 @@ pub fn run(args: &Pretrain, output: Output) -> Result<Ended> {
     }
     output.result(&document, &text)?;
     Ok(ended)
+}
+
+/// Fetches the initial weights that the recipe names on a hub, and puts their paths in its place.
+fn locate_weights(model: &mut ModelRecipe) -> Result<()> {
+    let files = [
+        ("model.init_weights", &mut model.init_weights),
+        ("model.init_image", &mut model.init_image),
+        ("model.init_text", &mut model.init_text),
+    ];
+    for (field, file) in files {
+        if let Some(file) = file {
+            *file = hub::locate(file).with_context(|| format!("recipe field {field}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The first signal asks the run to stop, the second ends the process.
@@ -163,5 +184,19 @@ mod tests {
             let recipe = Recipe::parse(text, name, &[]).unwrap();
             assert_eq!(recipe.name, name);
         }
+    }
+
+    #[test]
+    fn every_recipe_of_the_checkout_is_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut read = 0;
+        for entry in std::fs::read_dir(folder.join(FOLDER)).unwrap() {
+            let path = entry.unwrap().path();
+            let recipe = Recipe::load(&path, &[]).unwrap();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert_eq!(recipe.name, name, "{}", path.display());
+            read += 1;
+        }
+        assert!(read >= 12, "{read}");
     }
 }

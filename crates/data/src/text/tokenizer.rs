@@ -206,6 +206,12 @@ impl Tokenizer {
         self.special
     }
 
+    /// Whether each token continues the word before it, which WordPiece writes `##`; in id order.
+    pub fn continuations(&self) -> Vec<bool> {
+        let tokens = self.tokens.iter();
+        tokens.map(|token| token.starts_with("##")).collect()
+    }
+
     /// The token of an id, `None` outside the vocabulary.
     pub fn token(&self, id: i64) -> Option<&str> {
         usize::try_from(id)
@@ -364,6 +370,19 @@ mod tests {
         let t = tokenizer(&["un", "##do", "a"]);
         assert_eq!(t.decode(&[2, 7, 5, 6, 0, 0]), "a undo");
         assert_eq!(t.decode(&[99]), "[UNK]");
+    }
+
+    #[test]
+    fn continuations_are_the_pieces_inside_words() {
+        let t = tokenizer(&["un", "##do", "#", "a"]);
+        let continued: Vec<usize> = t
+            .continuations()
+            .iter()
+            .enumerate()
+            .filter_map(|(id, continues)| continues.then_some(id))
+            .collect();
+        assert_eq!(continued, [6]);
+        assert_eq!(t.continuations().len(), t.vocab_size());
     }
 
     #[test]

@@ -61,19 +61,8 @@ fn tenth() -> f64 {
 impl BertConfig {
     /// The model with all weights zero; see [`crate::weights::initialize`].
     pub fn init(&self, device: &Device) -> Bert {
-        let tables = [
-            self.vocab_size,
-            self.max_position_embeddings,
-            self.type_vocab_size,
-        ];
         Bert {
-            embeddings: BertEmbeddings::new(
-                tables,
-                self.hidden_size,
-                self.layer_norm_eps,
-                self.hidden_dropout_prob,
-                device,
-            ),
+            embeddings: self.init_embeddings(device),
             layers: (0..self.num_hidden_layers)
                 .map(|i| BertLayer::new(self, i >= self.fusion_layer, device))
                 .collect(),
@@ -84,6 +73,22 @@ impl BertConfig {
             },
             fusion_layer: self.fusion_layer,
         }
+    }
+
+    /// The token embeddings with all weights zero.
+    pub(crate) fn init_embeddings(&self, device: &Device) -> BertEmbeddings {
+        let tables = [
+            self.vocab_size,
+            self.max_position_embeddings,
+            self.type_vocab_size,
+        ];
+        BertEmbeddings::new(
+            tables,
+            self.hidden_size,
+            self.layer_norm_eps,
+            self.hidden_dropout_prob,
+            device,
+        )
     }
 }
 
@@ -342,7 +347,7 @@ pub struct BertLayer {
 }
 
 impl BertLayer {
-    fn new(config: &BertConfig, fusion: bool, device: &Device) -> Self {
+    pub(crate) fn new(config: &BertConfig, fusion: bool, device: &Device) -> Self {
         let width = config.hidden_size;
         Self {
             attention: BertAttention::new(config, width, device),
@@ -355,8 +360,9 @@ impl BertLayer {
         }
     }
 
-    /// `x`: `[batch, seq, hidden_size]`; same shape out.
-    fn forward(
+    /// `x`: `[batch, seq, hidden_size]`; same shape out. `mask`: additive, `[batch, 1 or seq,
+    /// seq]`.
+    pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         mask: Tensor<3>,

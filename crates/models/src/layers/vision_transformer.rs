@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::dropout::DropoutSeed;
 use super::patch_embed::PatchEmbed;
 use super::{LayerNorm, linear, linear_gelu};
+use crate::system::no_multiple;
 
 /// Sizes of a Vision Transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,16 @@ fn four() -> usize {
 }
 
 impl VisionTransformerConfig {
+    /// What does not fit together, as a sentence that names the fields of the table `field`; `None`
+    /// when all does.
+    pub(crate) fn problem(&self, field: &str) -> Option<String> {
+        let name = |part: &str| format!("{field}.{part}");
+        let (image, patch) = (name("image_size"), name("patch_size"));
+        let (width, heads) = (name("width"), name("heads"));
+        no_multiple(&image, self.image_size, &patch, self.patch_size)
+            .or_else(|| no_multiple(&width, self.width, &heads, self.heads))
+    }
+
     /// Patches along one side of the image.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size

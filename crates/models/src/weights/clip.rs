@@ -148,14 +148,19 @@ impl ClipLayout {
     }
 }
 
-/// Puts weights of any published layout into the model, strictly (see [`load`]).
+/// Puts weights of any published layout into the model, strictly (see [`load`]). `belongs`: as
+/// there, of OpenAI's names.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] that lists, under OpenAI's names, all that is missing, unexpected
 /// and of another shape.
-pub fn load_clip(module: Clip, tensors: &TensorMap) -> Result<Clip, WeightsError> {
+pub fn load_clip(
+    module: Clip,
+    tensors: &TensorMap,
+    belongs: impl Fn(&str) -> bool,
+) -> Result<Clip, WeightsError> {
     let layout = ClipLayout::detect(tensors).unwrap_or(ClipLayout::OpenAi);
-    load(module, &layout.to_openai(tensors), clip_name, |_| true)
+    load(module, &layout.to_openai(tensors), clip_name, belongs)
 }
 
 /// Masks and position numbers, and the sizes that OpenAI's archives keep among the weights.

@@ -50,6 +50,9 @@ pub enum WeightsError {
         /// What is wrong with it.
         source: Box<PytorchError>,
     },
+    /// A published encoder is built otherwise than the part that should start from it.
+    #[error("{0}")]
+    Unfit(&'static str),
     /// Names or shapes do not match the model.
     #[error("weights do not fit the model: {}", describe(.missing, .unexpected, .mis_shaped))]
     Mismatch {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{HostTensor, TensorMap, fit_positions, host_values};
+use super::{HostTensor, TensorMap, WeightsError, fit_positions, host_values};
 use crate::layers::relative_position::{ResizeError, resize_table};
 use crate::vlmo::{Positions, VlmoConfig};
 
@@ -84,6 +84,82 @@ pub fn add_second_image_type(tensors: &mut TensorMap) {
     {
         types.values.extend_from_within(width..);
         types.shape = vec![3, width];
+    }
+}
+
+/// Takes BEiT's tables of relative positions out of its checkpoint, `[rows, heads]` a layer or one
+/// for all layers, and puts them side by side at the place of the patches in VLMo's `table` (`[rows,
+/// layers * heads]`, for `window` patches a side), resized where BEiT's images had another size
+/// (`convert_to_textpt_ckpt` of `modules/vlmo_module.py`, which knows one size). The other rows stay
+/// as they are. Returns the names that were taken, or `None` where there are no tables.
+///
+/// # Errors
+/// [`WeightsError::Mismatch`] when the tables do not fit the model's layers and heads.
+pub(super) fn beit_table(
+    checkpoint: &mut TensorMap,
+    table: &HostTensor,
+    window: usize,
+) -> Result<Option<(Vec<String>, HostTensor)>, WeightsError> {
+    const NAME: &str = "relative_position_bias_table";
+    let layer = |name: &str| -> Option<usize> {
+        let rest = name.strip_suffix(NAME)?;
+        match rest.strip_prefix("blocks.") {
+            Some(rest) => rest.strip_suffix(".attn.")?.parse().ok(),
+            None => (rest == "rel_pos_bias.").then_some(0),
+        }
+    };
+    let mut names: Vec<String> = checkpoint
+        .keys()
+        .filter(|n| layer(n).is_some())
+        .cloned()
+        .collect();
+    names.sort_by_key(|name| layer(name));
+    let mut parts: Vec<HostTensor> = Vec::new();
+    parts.extend(names.iter().filter_map(|name| checkpoint.remove(name)));
+    let Some(first) = parts.first() else {
+        return Ok(None);
+    };
+    let patches = (2 * window).saturating_sub(1).pow(2) + 3;
+    let mismatch = || WeightsError::Mismatch {
+        missing: vec![],
+        unexpected: vec![],
+        mis_shaped: vec![(
+            format!("{NAME} of {} layers", parts.len()),
+            vec![patches, table.shape.get(1).copied().unwrap_or(0)],
+            first.shape.clone(),
+        )],
+    };
+    let ([rows, heads], [all, columns]) = (&first.shape[..], &table.shape[..]) else {
+        return Err(mismatch());
+    };
+    let (rows, heads, all, columns) = (*rows, *heads, *all, *columns);
+    let layers = columns / heads.max(1);
+    let shared = parts.len() == 1;
+    let fits = parts.iter().all(|part| part.shape == first.shape)
+        && (shared || parts.len() == layers)
+        && columns == layers * heads
+        && all > patches + 2;
+    if !fits {
+        return Err(mismatch());
+    }
+    let mut values = Vec::with_capacity((rows + all - patches) * columns);
+    for row in 0..rows {
+        for layer in 0..layers {
+            let part = &parts[if shared { 0 } else { layer }];
+            values.extend_from_slice(&part.values[row * heads..(row + 1) * heads]);
+        }
+    }
+    values.extend_from_slice(&table.values[patches * columns..]);
+    let merged = HostTensor {
+        shape: vec![rows + all - patches, columns],
+        values,
+    };
+    // Beside the patches and the image's CLS: two crossings, and two rows a word.
+    let table_text_len = (all - patches - 2) / 2;
+    let merged = device_tensor(&merged, &Device::flex());
+    match resize_table(merged, table_text_len, window) {
+        Ok(resized) => Ok(Some((names, host_tensor(resized)))),
+        Err(_) => Err(mismatch()),
     }
 }
 

@@ -1,9 +1,12 @@
-//! Zip files as PyTorch writes them: entries stored without compression. Offsets and sizes are
-//! checked against the file before anything is allocated.
+//! Zip files as PyTorch writes them: entries stored without compression. Entries that somebody
+//! packed again with deflate are read too. Offsets and sizes are checked against the file before
+//! anything is allocated.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+
+use flate2::read::DeflateDecoder;
 
 const LOCAL: u32 = 0x0403_4b50;
 const CENTRAL: u32 = 0x0201_4b50;
@@ -14,6 +17,11 @@ const LOCATOR_64: u32 = 0x0706_4b50;
 const MAX_DIRECTORY: u64 = 64 << 20;
 /// PyTorch lets data start at multiples of this, so that a file can be mapped.
 const ALIGNMENT: u64 = 64;
+/// Compression methods of an entry.
+const STORED: u16 = 0;
+const DEFLATED: u16 = 8;
+/// Bytes that one byte of deflate stands for at most: repetitions of 258 bytes in two bits each.
+const MAX_INFLATION: u64 = 1032;
 
 /// Why a zip file is not read.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +32,19 @@ pub enum ZipError {
     /// Sizes or offsets that the file cannot have.
     #[error("damaged zip file: {0}")]
     Damaged(String),
-    /// An entry is compressed, which PyTorch never does with tensors.
-    #[error("{name} is compressed ({stored} bytes for {size}): PyTorch stores tensors as they are")]
-    Compressed {
+    /// An entry is compressed by something else than deflate.
+    #[error(
+        "{name} is compressed by method {method}; only entries that are stored or deflated are read: save it again with torch.save"
+    )]
+    Method {
+        /// The entry.
+        name: String,
+        /// Number of the method in the zip format.
+        method: u16,
+    },
+    /// An entry claims a length that its compressed data cannot have.
+    #[error("{name} claims to expand from {stored} bytes to {size}, more than deflate can")]
+    Inflation {
         /// The entry.
         name: String,
         /// Its length in the file.
@@ -113,12 +131,12 @@ impl ZipReader {
 
     /// Length of an entry's data, checked against the file.
     pub fn size(&self, name: &str) -> Result<u64, ZipError> {
-        Ok(self.stored_entry(name)?.size)
+        Ok(self.readable(name)?.size)
     }
 
     /// An entry's data, checked against their checksum.
     pub fn read(&mut self, name: &str) -> Result<Vec<u8>, ZipError> {
-        let entry = self.stored_entry(name)?;
+        let entry = self.readable(name)?;
         let header = read_at(&mut self.file, entry.header, 30)?;
         let mut fields = Fields(&header);
         if fields.u32()? != LOCAL {
@@ -127,36 +145,61 @@ impl ZipReader {
         let mut lengths = Fields(&header[26..]);
         let (name_length, extra_length) = (lengths.u16()?, lengths.u16()?);
         let start = entry.header + 30 + u64::from(name_length) + u64::from(extra_length);
-        if start.saturating_add(entry.size) > self.length {
+        if start.saturating_add(entry.stored) > self.length {
             return damaged(format!("{name} reaches over the end of the file"));
         }
-        let data = read_at(&mut self.file, start, entry.size)?;
+        let mut data = read_at(&mut self.file, start, entry.stored)?;
+        if entry.method == DEFLATED {
+            data = inflate(name, &data, entry.size)?;
+        }
         if crc32fast::hash(&data) != entry.crc {
             return Err(ZipError::Checksum { name: name.into() });
         }
         Ok(data)
     }
 
-    fn stored_entry(&self, name: &str) -> Result<Entry, ZipError> {
+    /// An entry whose method is known and whose lengths can be true.
+    fn readable(&self, name: &str) -> Result<Entry, ZipError> {
         let entry = self.entries.get(name).copied();
         let entry = entry.ok_or_else(|| ZipError::Missing { name: name.into() })?;
         if entry.encrypted {
             return damaged(format!("{name} is encrypted"));
         }
-        if entry.method != 0 {
-            return Err(ZipError::Compressed {
+        let (stored, size) = (entry.stored, entry.size);
+        match entry.method {
+            STORED if stored != size => damaged(format!(
+                "{name} is stored in {stored} bytes but claims {size}"
+            )),
+            DEFLATED if size > stored.saturating_mul(MAX_INFLATION) => Err(ZipError::Inflation {
                 name: name.into(),
-                stored: entry.stored,
-                size: entry.size,
-            });
+                stored,
+                size,
+            }),
+            STORED | DEFLATED => Ok(entry),
+            method => Err(ZipError::Method {
+                name: name.into(),
+                method,
+            }),
         }
-        if entry.stored != entry.size {
-            return damaged(format!(
-                "{name} is stored in {} bytes but claims {}",
-                entry.stored, entry.size
-            ));
+    }
+}
+
+/// Expands an entry to the `size` that it claims. Memory grows with what comes out, and nothing
+/// beyond `size` is expanded.
+fn inflate(name: &str, data: &[u8], size: u64) -> Result<Vec<u8>, ZipError> {
+    let mut out = Vec::new();
+    let mut rest = DeflateDecoder::new(data).take(size.saturating_add(1));
+    if let Err(error) = rest.read_to_end(&mut out) {
+        return damaged(format!("{name} does not expand: {error}"));
+    }
+    match out.len() as u64 {
+        length if length > size => {
+            damaged(format!("{name} expands beyond the {size} bytes it claims"))
         }
-        Ok(entry)
+        length if length < size => damaged(format!(
+            "{name} expands to {length} bytes but claims {size}"
+        )),
+        _ => Ok(out),
     }
 }
 

@@ -70,12 +70,12 @@ fn open_clip_config(golden: &Golden) -> ClipConfig {
 
 fn hugging_face_model(golden: &Golden, device: &Device) -> Clip {
     let empty = hugging_face_config(golden).init(device);
-    weights::load_clip(empty, &golden.group("state.")).unwrap()
+    weights::load_clip(empty, &golden.group("state."), |_| true).unwrap()
 }
 
 fn open_clip_model(golden: &Golden, device: &Device) -> Clip {
     let empty = open_clip_config(golden).init(device);
-    weights::load_clip(empty, &golden.group("state.")).unwrap()
+    weights::load_clip(empty, &golden.group("state."), |_| true).unwrap()
 }
 
 /// The paper's loss: every caption belongs to its own image alone.
@@ -183,7 +183,7 @@ fn export_gives_back_the_official_state_of_every_layout() {
         let written = layout.from_openai(&state);
         assert_eq!(ClipLayout::detect(&written), Some(layout));
         assert_same(&layout.to_openai(&written), &state);
-        weights::load_clip(open_clip_config(&golden).init(&device), &written).unwrap();
+        weights::load_clip(open_clip_config(&golden).init(&device), &written, |_| true).unwrap();
     }
 }
 
@@ -195,7 +195,9 @@ fn a_missing_projection_is_named() {
         .remove("text_model.encoder.layers.1.self_attn.k_proj.bias")
         .unwrap();
     let empty = hugging_face_config(&golden).init(&Device::flex());
-    let error = weights::load_clip(empty, &state).unwrap_err().to_string();
+    let error = weights::load_clip(empty, &state, |_| true)
+        .unwrap_err()
+        .to_string();
     for part in [
         "1 missing (transformer.resblocks.1.attn.in_proj_bias)",
         "2 unexpected (transformer.resblocks.1.self_attn.q_proj.bias",
@@ -218,7 +220,7 @@ fn the_first_end_of_text_token_stands_for_the_text() {
     ];
     let ids = Tensor::<2, Int>::from_data(ids, &device);
     let pooled_at = |config: &ClipConfig, place: [usize; 3]| {
-        let model = weights::load_clip(config.init(&device), &state).unwrap();
+        let model = weights::load_clip(config.init(&device), &state, |_| true).unwrap();
         let text = model.encode_text(ids.clone(), None);
         for (row, at) in place.into_iter().enumerate() {
             let token = text.tokens.clone().narrow(0, row, 1).narrow(1, at, 1);

@@ -1,7 +1,11 @@
 //! Files made to run code, to fill the memory or to read what is not theirs. Each is refused, and
 //! the message names the file and the thing.
 
+use std::io::Write;
+
 use fitup_models::weights;
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -9,9 +13,12 @@ use crate::{fixture, scratch};
 
 struct Entry {
     name: &'static str,
+    /// As it lies in the file.
     data: Vec<u8>,
     /// 0: stored, 8: deflated.
     method: u16,
+    /// Checksum that the directory claims.
+    crc: u32,
     /// Length that the directory claims.
     size: u32,
 }
@@ -21,7 +28,18 @@ fn stored(name: &'static str, data: &[u8]) -> Entry {
         name,
         data: data.to_vec(),
         method: 0,
+        crc: crc32fast::hash(data),
         size: data.len() as u32,
+    }
+}
+
+fn deflated(name: &'static str, data: &[u8]) -> Entry {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(data).unwrap();
+    Entry {
+        data: encoder.finish().unwrap(),
+        method: 8,
+        ..stored(name, data)
     }
 }
 
@@ -33,7 +51,7 @@ fn zip(entries: &[Entry]) -> Vec<u8> {
         let mut fields = vec![20, 0, 0, 0];
         fields.extend(entry.method.to_le_bytes());
         fields.extend([0; 4]);
-        fields.extend(crc32fast::hash(&entry.data).to_le_bytes());
+        fields.extend(entry.crc.to_le_bytes());
         fields.extend((entry.data.len() as u32).to_le_bytes());
         fields.extend(entry.size.to_le_bytes());
         fields.extend((entry.name.len() as u16).to_le_bytes());
@@ -240,21 +258,102 @@ fn unknown_classes_are_kept_closed() {
 }
 
 #[test]
-fn compressed_entries_are_not_expanded() {
-    let mut pickle = stored("a/data.pkl", &[3, 0]);
-    (pickle.method, pickle.size) = (8, u32::MAX - 1);
+fn deflated_entries_are_read() {
+    let pickle = state_dict(&tensor(4, 0, &[4], &[1]));
+    let values: Vec<u8> = [1.5f32, -2.5, 1.5, -2.5]
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect();
+    let file = scratch("deflated.pth");
+    let entries = [
+        deflated("a/data.pkl", &pickle),
+        deflated("a/byteorder", b"little"),
+        deflated("a/data/0", &values),
+    ];
+    std::fs::write(&file, zip(&entries)).unwrap();
+    let (tensors, _) = weights::read(&file).unwrap();
+    assert_eq!(tensors["w"].values, [1.5, -2.5, 1.5, -2.5]);
+    assert_eq!(weights::list(&file).unwrap().0[0].shape, [4]);
+}
+
+#[test]
+fn zip_bombs_are_refused() {
+    let pickle = state_dict(&tensor(4, 0, &[4], &[1]));
+    let with = |data: Entry| zip(&[stored("a/data.pkl", &pickle), data]);
+
+    // By what they claim.
+    let mut claims = stored("a/data.pkl", &[3, 0]);
+    (claims.method, claims.size) = (8, u32::MAX - 1);
     refused(
         "bomb_pickle.pth",
-        &zip(&[pickle]),
-        "a/data.pkl is compressed (2 bytes for 4294967294)",
+        &zip(&[claims]),
+        "a/data.pkl claims to expand from 2 bytes to 4294967294",
     );
-    let mut data = stored("a/data/0", &[3, 0]);
-    (data.method, data.size) = (8, u32::MAX - 1);
-    let pickle = state_dict(&tensor(4, 0, &[4], &[1]));
+    let mut claims = stored("a/data/0", &[3, 0]);
+    (claims.method, claims.size) = (8, u32::MAX - 1);
     refused(
         "bomb_storage.pth",
-        &zip(&[stored("a/data.pkl", &pickle), data]),
-        "a/data/0 is compressed",
+        &with(claims),
+        "a/data/0 claims to expand",
+    );
+    // A ratio that deflate has, beyond what a description may be long.
+    let mut long = deflated("a/data.pkl", &vec![0; 1 << 20]);
+    long.size = 1 << 30;
+    long.data.resize(2 << 20, 0);
+    refused("bomb_description.pth", &zip(&[long]), "too large");
+    // Tensors that fill many times the file.
+    let zeros = vec![0; 8 << 20];
+    let elements = (zeros.len() / 4) as i64;
+    let described = state_dict(&tensor(elements, 0, &[elements], &[1]));
+    let bomb = [
+        stored("a/data.pkl", &described),
+        deflated("a/data/0", &zeros),
+    ];
+    refused("bomb_zeros.pth", &zip(&bomb), "would fill 8388608 bytes");
+
+    // By what comes out.
+    let mut more = deflated("a/data/0", &[0; 5000]);
+    more.size = 16;
+    refused(
+        "bomb_more.pth",
+        &with(more),
+        "a/data/0 expands beyond the 16 bytes it claims",
+    );
+    let mut less = deflated("a/data/0", &[0; 8]);
+    less.size = 16;
+    refused(
+        "bomb_less.pth",
+        &with(less),
+        "a/data/0 expands to 8 bytes but claims 16",
+    );
+}
+
+#[test]
+fn damaged_and_unknown_compression_is_refused() {
+    let pickle = state_dict(&tensor(4, 0, &[4], &[1]));
+    let with = |data: Entry| zip(&[stored("a/data.pkl", &pickle), data]);
+    let mut cut = deflated(
+        "a/data/0",
+        &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+    );
+    cut.data.truncate(cut.data.len() / 2);
+    refused("deflate_cut.pth", &with(cut), "a/data/0 does not expand");
+    let mut garbage = stored("a/data/0", &[0xff; 16]);
+    garbage.method = 8;
+    refused(
+        "deflate_garbage.pth",
+        &with(garbage),
+        "a/data/0 does not expand",
+    );
+    let mut sum = deflated("a/data/0", &[0; 16]);
+    sum.crc ^= 1;
+    refused("deflate_sum.pth", &with(sum), "do not match their checksum");
+    let mut other = stored("a/data/0", &[0; 16]);
+    other.method = 14;
+    refused(
+        "lzma.pth",
+        &with(other),
+        "a/data/0 is compressed by method 14",
     );
 }
 

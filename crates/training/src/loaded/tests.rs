@@ -53,7 +53,7 @@ fn checkpoint(seed: u64) -> Checkpoint {
     let vocabulary: Vec<String> = words.split(' ').map(str::to_owned).collect();
     let tokenizer = Tokenizer::from_vocabulary(vocabulary.clone()).unwrap();
     let device = crate::device::open("cpu").unwrap();
-    let system = AlbefPretrain::new(&recipe, tokenizer.special(), None, &device).unwrap();
+    let system = AlbefPretrain::new(&recipe, &tokenizer, None, &device).unwrap();
     Checkpoint {
         recipe,
         vocabulary,

@@ -43,6 +43,14 @@ pub enum TrainError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A file that a part of the model cannot start from.
+    #[error("{path}: {reason}")]
+    Encoder {
+        /// The file.
+        path: PathBuf,
+        /// What it holds, or what does not fit.
+        reason: String,
+    },
     /// A loss that is not a number.
     #[error(
         "step {step}: the loss is {loss}; lower schedule.lr, or set optimizer.clip_norm = 1.0 and resume from the last checkpoint"

@@ -3,13 +3,14 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
-use fitup_data::text::SpecialIds;
+use fitup_data::text::Tokenizer;
 use fitup_models::system::System;
 use fitup_models::weights::{self, TensorMap, WeightsError};
 use serde::{Deserialize, Serialize};
 
 use crate::albef::is_model;
 use crate::checkpoint::Progress;
+use crate::parameter_groups::ParameterGroup;
 use crate::recipe::Recipe;
 
 /// What a system brings to the trainer: its losses, and what moves along with it from step to
@@ -25,7 +26,7 @@ pub trait Pretrain: Sized {
     /// When the tensors do not fit the recipe's sizes.
     fn new(
         recipe: &Recipe,
-        special: SpecialIds,
+        tokenizer: &Tokenizer,
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError>;
@@ -36,6 +37,9 @@ pub trait Pretrain: Sized {
     fn map_model(&mut self, change: impl FnOnce(Self::Model) -> Self::Model);
     /// Official name of a parameter path.
     fn parameter_name(path: &str) -> String;
+    /// How fast the parameter of an official name and a shape (as it is here) learns, and whether
+    /// it decays.
+    fn parameter_group(name: &str, shape: &[usize]) -> ParameterGroup;
     /// What happens once per optimizer step, number `step` from 0, before the losses.
     fn begin_step(&mut self, step: u64);
     /// Losses of one batch. Every random draw follows from `draw_seed`; `alpha` is the share of

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::output::{Output, megabytes};
-use crate::hub::{ENDPOINT, Repository, Source};
+use crate::hub::{self, Repository, Source};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,15 +35,13 @@ pub struct Pull {
     #[arg(long, value_name = "FILE")]
     file: Option<String>,
     /// Folder of the copies
-    #[arg(long, value_name = "DIR", default_value = "weights/hub")]
+    #[arg(long, value_name = "DIR", default_value = hub::FOLDER)]
     out: PathBuf,
 }
 
 pub fn run(args: &Pull, output: Output) -> Result<()> {
-    let given = args.endpoint.clone();
-    let endpoint = given.or_else(|| std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty()));
-    let endpoint = endpoint.as_deref().unwrap_or(ENDPOINT);
-    let repository = Repository::new(endpoint, &args.name, &args.revision)?;
+    let endpoint = hub::endpoint(args.endpoint.as_deref());
+    let repository = Repository::new(&endpoint, &args.name, &args.revision)?;
     let pulled = repository.pull(args.file.as_deref(), &args.out)?;
     let bytes = std::fs::metadata(&pulled.path)?.len();
     let how = match pulled.source {
