@@ -6,6 +6,7 @@
 
 mod affine;
 pub mod augment;
+pub mod block_masking;
 pub mod decode;
 mod photometric;
 pub mod randaugment;
@@ -13,6 +14,7 @@ pub mod resize;
 mod transform;
 
 pub use augment::{CropDraws, Normalize, RandomResizedCrop, flip_horizontal};
+pub use block_masking::BlockMasking;
 pub use decode::{DecodeError, DecodeLimits, decode};
 pub use photometric::{AutoContrastRule, SharpnessRule};
 pub use randaugment::{Op, RandAugment};
