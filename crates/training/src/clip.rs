@@ -10,7 +10,8 @@ use fitup_models::weights::{self, TensorMap, WeightsError};
 
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
-    PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, bounded, pair_ids, scalar, started,
+    PairTensors, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, batch_r1,
+    bounded, pair_ids, scalar, started,
 };
 
 /// Everything that a CLIP pre-training run changes, except the optimizer's state.
@@ -93,6 +94,10 @@ impl Pretrain for ClipPretrain {
             total: Some(total),
             numbers,
         }
+    }
+
+    fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
+        validation.retrieval(self.model())
     }
 
     fn export(&self) -> TensorMap {

@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
+use fitup_data::loader::Part;
 use fitup_models::system::{MaskedWords, System};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 
@@ -11,11 +12,19 @@ use crate::recipe::{Recipe, SystemKind};
 /// A system in use, and its momentum copy where it has one.
 pub type Opened = (Box<dyn System>, Option<Box<dyn MaskedWords>>);
 
-/// Puts a checkpoint's tensors into the system of its recipe.
+/// Puts a checkpoint's tensors into the system of its recipe; `None` where that is no system to be
+/// used but the start of a later run: an image tokenizer, and VLMo's stages before its pairs.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] when they are not that system's, of those sizes.
-pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Opened, WeightsError> {
+pub fn open(
+    recipe: &Recipe,
+    tensors: &TensorMap,
+    device: &Device,
+) -> Result<Option<Opened>, WeightsError> {
+    if recipe.part() != Part::Pairs {
+        return Ok(None);
+    }
     match recipe.model.system {
         SystemKind::Albef => {
             let config = recipe.model.albef();
@@ -32,7 +41,7 @@ pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Ope
                     Some(Box::new(encoders) as Box<dyn MaskedWords>)
                 }
             };
-            Ok((Box::new(model), momentum))
+            Ok(Some((Box::new(model), momentum)))
         }
         SystemKind::Clip => alone(
             recipe.model.clip().init(device),
@@ -49,6 +58,7 @@ pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Ope
             tensors,
             weights::vlmo_name,
         ),
+        SystemKind::ImageTokenizer => Ok(None),
     }
 }
 
@@ -57,7 +67,7 @@ fn alone<M: Module + System + 'static>(
     empty: M,
     tensors: &TensorMap,
     name: fn(&str) -> String,
-) -> Result<Opened, WeightsError> {
+) -> Result<Option<Opened>, WeightsError> {
     let model = weights::load(empty, tensors, name, is_model)?;
-    Ok((Box::new(model), None))
+    Ok(Some((Box::new(model), None)))
 }

@@ -14,8 +14,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
-    PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, itm_accuracy, pair_ids, scalar,
-    started,
+    PairTensors, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, WordMasking,
+    itm_accuracy, pair_ids, scalar, started,
 };
 
 /// Everything that a ViLT pre-training run changes, except the optimizer's state.
@@ -131,6 +131,10 @@ impl Pretrain for ViltPretrain {
             ..StepNumbers::default()
         };
         StepLosses { total, numbers }
+    }
+
+    fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
+        validation.retrieval(self.model())
     }
 
     fn export(&self) -> TensorMap {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{TensorMap, WeightsError, is_redundant};
 
 /// What became of a checkpoint's tensors and of a model's parameters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitialReport {
     /// Name in the checkpoint, name in the model.
     pub taken: Vec<(String, String)>,
