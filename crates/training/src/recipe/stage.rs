@@ -21,17 +21,6 @@ pub enum Stage {
     Pairs,
 }
 
-impl std::fmt::Display for Stage {
-    /// As a recipe writes it.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Image => "image",
-            Self::Text => "text",
-            Self::Pairs => "pairs",
-        })
-    }
-}
-
 impl Stage {
     /// For serde: whether a recipe need not write it.
     pub(super) fn is_pairs(&self) -> bool {
