@@ -137,6 +137,24 @@ impl Observer for RunDisplay {
         }));
     }
 
+    fn start(&mut self, event: &Event) {
+        let Event::Start {
+            init_weights,
+            report,
+            frozen,
+            ..
+        } = event
+        else {
+            return;
+        };
+        if let (Some(path), Some(report)) = (init_weights, report) {
+            self.line(&format!("from {}: {report}", path.display()));
+        }
+        if !frozen.is_empty() {
+            self.line(&format!("{} tensors are frozen", frozen.len()));
+        }
+    }
+
     fn begin(&mut self, start: u64, total: u64, pairs_per_step: u64, data: &str) {
         (self.start, self.total, self.begun) = (start, total, Instant::now());
         if self.live {
@@ -191,28 +209,10 @@ impl Observer for RunDisplay {
     }
 
     fn evaluation(&mut self, event: &Event) {
-        let Event::Evaluation {
-            step,
-            result,
-            seconds,
-        } = event
-        else {
+        let Some(text) = scores(event) else {
             return;
         };
-        let Some(ranking) = result.last_ranking() else {
-            return;
-        };
-        let scores = &ranking.official;
-        self.line(&format!(
-            "step {step}: text retrieval R@1/5/10 {:.1}/{:.1}/{:.1}, image retrieval {:.1}/{:.1}/{:.1} ({}; {seconds:.0} s)",
-            scores.txt_r1,
-            scores.txt_r5,
-            scores.txt_r10,
-            scores.img_r1,
-            scores.img_r5,
-            scores.img_r10,
-            result.protocol
-        ));
+        self.line(&text);
         self.last_evaluation = Some(event.clone());
     }
 
@@ -228,6 +228,54 @@ impl Observer for RunDisplay {
     }
 }
 
+/// An evaluation in a line; `None` for other events, and where nothing was ranked.
+fn scores(event: &Event) -> Option<String> {
+    let text = match event {
+        Event::Evaluation {
+            step,
+            result,
+            seconds,
+        } => {
+            let scores = &result.last_ranking()?.official;
+            format!(
+                "step {step}: text retrieval R@1/5/10 {:.1}/{:.1}/{:.1}, image retrieval {:.1}/{:.1}/{:.1} ({}; {seconds:.0} s)",
+                scores.txt_r1,
+                scores.txt_r5,
+                scores.txt_r10,
+                scores.img_r1,
+                scores.img_r5,
+                scores.img_r10,
+                result.protocol
+            )
+        }
+        Event::MaskedPrediction {
+            step,
+            scores,
+            seconds,
+        } => format!(
+            "step {step}: {:.1} % of what is masked predicted right, always the most frequent {:.1} %, loss {:.3} ({}; {seconds:.0} s)",
+            100.0 * scores.accuracy,
+            100.0 * scores.majority,
+            scores.loss,
+            scores.protocol
+        ),
+        Event::Tokenization {
+            step,
+            scores,
+            seconds,
+        } => format!(
+            "step {step}: mean squared error {:.4}, {} of {} visual tokens used, perplexity {:.1} ({} images; {seconds:.0} s)",
+            scores.reconstruction,
+            scores.codes_used,
+            scores.codes,
+            scores.perplexity,
+            scores.images
+        ),
+        Event::Start { .. } | Event::Step { .. } | Event::Skipped { .. } => return None,
+    };
+    Some(text)
+}
+
 fn speed(pairs_per_second: f64) -> String {
     format!("{pairs_per_second:.0} pairs/s")
 }
@@ -239,15 +287,19 @@ fn describe(numbers: &StepNumbers) -> String {
         ("itc", numbers.itc),
         ("itm", numbers.itm),
         ("mlm", numbers.mlm),
+        ("mim", numbers.mim),
+        ("error", numbers.reconstruction),
     ] {
         parts.extend(loss.map(|loss| format!("{name} {loss:.3}")));
     }
     for (name, share) in [
         ("itm acc", numbers.itm_accuracy),
         ("batch R@1", numbers.batch_r1),
+        ("masked acc", numbers.masked_accuracy),
     ] {
         parts.extend(share.map(|share| format!("{name} {:.0} %", 100.0 * share)));
     }
+    parts.extend(numbers.codes_used.map(|codes| format!("tokens {codes:.0}")));
     parts.join("  ")
 }
 
@@ -263,6 +315,10 @@ fn blend(before: &StepNumbers, now: &StepNumbers) -> StepNumbers {
         itc: part(before.itc, now.itc),
         itm: part(before.itm, now.itm),
         mlm: part(before.mlm, now.mlm),
+        mim: part(before.mim, now.mim),
+        reconstruction: part(before.reconstruction, now.reconstruction),
+        masked_accuracy: part(before.masked_accuracy, now.masked_accuracy),
+        codes_used: part(before.codes_used, now.codes_used),
         itm_accuracy: part(before.itm_accuracy, now.itm_accuracy),
         batch_r1: part(before.batch_r1, now.batch_r1),
         temp: now.temp,

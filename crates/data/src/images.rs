@@ -6,6 +6,7 @@
 
 mod affine;
 pub mod augment;
+pub mod block_masking;
 mod color_jitter;
 pub mod decode;
 mod photometric;
@@ -14,6 +15,7 @@ pub mod resize;
 mod transform;
 
 pub use augment::{CropDraws, Normalize, RandomResizedCrop, flip_horizontal};
+pub use block_masking::BlockMasking;
 pub use color_jitter::ColorJitter;
 pub use decode::{DecodeError, DecodeLimits, decode};
 pub use photometric::{AutoContrastRule, SharpnessRule};

@@ -32,6 +32,19 @@ use sample::Preparation;
 /// Below this many samples a share of skipped ones says nothing yet.
 const SEEN_BEFORE_JUDGING: u64 = 100;
 
+/// What of its records a loader delivers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Pictures with a caption each.
+    #[default]
+    Pairs,
+    /// Pictures alone: a record needs no caption.
+    Images,
+    /// Captions alone: a record needs no picture, and one that is there is not read.
+    Texts,
+}
+
 /// Which caption of a record is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -47,7 +60,9 @@ pub enum CaptionChoice {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoaderConfig {
-    /// Pairs per batch.
+    /// What of the records is delivered.
+    pub part: Part,
+    /// Records per batch.
     pub batch_size: usize,
     /// Threads that read, decode and augment. Changes speed only.
     pub workers: usize,
@@ -71,6 +86,7 @@ impl Default for LoaderConfig {
     /// The text limits of ALBEF's pre-training.
     fn default() -> Self {
         Self {
+            part: Part::Pairs,
             batch_size: 64,
             workers: 2,
             queue: 2,
@@ -94,7 +110,8 @@ pub struct Position {
     pub batch: u64,
 }
 
-/// Image-text pairs ready for a model.
+/// Image-text pairs ready for a model. What [`LoaderConfig::part`] leaves out is empty: `images`
+/// without pictures; `input_ids`, `attention_mask` and `captions` without texts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairBatch {
     /// The epoch this batch belongs to.
@@ -111,7 +128,7 @@ pub struct PairBatch {
     pub input_ids: Vec<i64>,
     /// `[size, length]`: 1 on tokens, 0 on padding.
     pub attention_mask: Vec<i64>,
-    /// Tokens per text.
+    /// Tokens per text, 0 without texts.
     pub length: usize,
     /// Keys of the records.
     pub keys: Vec<String>,

@@ -1,9 +1,10 @@
 //! Where image-text records come from. A [`Source`] is a random-access list; the loader shuffles it
-//! without knowing whether it reads a JSON list, WebDataset shards or a folder.
+//! without knowing whether it reads a JSON list, WebDataset shards, a folder or lines of text.
 
 pub mod albef_json;
 pub mod folder;
 pub mod glob;
+pub mod lines;
 pub mod retrieval;
 pub mod spec;
 pub mod tar_index;
@@ -119,6 +120,14 @@ pub enum SourceError {
         length: u64,
         /// Samples that can still be read.
         whole: usize,
+    },
+    /// A picture was asked of a record that is text alone.
+    #[error(
+        "{key}: a text without a picture; a source of lines serves the text stage, other runs need pictures"
+    )]
+    NoPicture {
+        /// The record.
+        key: String,
     },
     /// A pattern matched no file.
     #[error("{pattern}: no file matches")]

@@ -1,7 +1,7 @@
 //! Vision-language systems: encoders, fusion, objectives, and the layouts of official weights.
 //!
-//! One system a file ([`albef`], [`clip`], [`vilt`], [`vlmo`]), read top to bottom: config, outputs,
-//! module, `forward`. Systems are built from [`layers`] and trained with [`objectives`], which are
+//! One system a file ([`albef`], [`clip`], [`vilt`], [`vlmo`]; [`image_tokenizer`] gives VLMo's image
+//! stage its targets), read top to bottom: config, outputs, module, `forward`. Systems are built from [`layers`] and trained with [`objectives`], which are
 //! pure functions: the momentum update, the queue and every random draw are inputs, which is what
 //! makes a step reproducible and comparable with recorded tensors. [`weights`] reads and writes
 //! checkpoints under the official parameter names; [`system`] is what a trained system can be
@@ -9,6 +9,7 @@
 
 pub mod albef;
 pub mod clip;
+pub mod image_tokenizer;
 pub mod layers;
 pub mod objectives;
 pub mod sentence;

@@ -3,13 +3,14 @@
 //!
 //! One transformer whose attention all modalities share, with experts of their own: run on a text
 //! or an image alone it is a dual encoder for retrieval, run on both in one sequence a fusion
-//! encoder. Trained in three stages: images alone, texts alone ([`text_stage`]), pairs
+//! encoder. Trained in three stages: images alone ([`image_stage`]), texts alone ([`text_stage`]), pairs
 //! ([`Vlmo::pretrain`]): image-text contrast (`itc`), matching with hard negatives (`itm`) and
 //! masked language modelling (`mlm`). Exact against `modules/vlmo_module.py` and
 //! `modules/objectives.py`.
 
 pub mod downstream;
 pub mod encoder;
+pub mod image_stage;
 pub mod text_stage;
 
 use burn::module::{Module, Param};
@@ -127,6 +128,14 @@ impl VlmoConfig {
     /// Tokens of one image: the patches and CLS.
     pub fn image_tokens(&self) -> usize {
         self.grid() * self.grid() + 1
+    }
+
+    /// This model in the stages before the pairs, where no vision-language experts exist yet.
+    pub fn without_vl_experts(&self) -> Self {
+        Self {
+            vl_start_layer: self.depth,
+            ..self.clone()
+        }
     }
 
     /// The pre-training model with all weights zero; see [`crate::weights::initialize`].

@@ -12,6 +12,7 @@ mod parameters;
 mod pickle;
 mod pytorch;
 mod resize;
+mod stage;
 mod vilt;
 mod vlmo;
 mod zip;
@@ -26,6 +27,7 @@ pub use parameters::{
 pub use pickle::PickleError;
 pub use pytorch::{PytorchError, write_pytorch};
 pub use resize::fit_positions;
+pub use stage::start_vlmo;
 pub use vilt::vilt_name;
 pub use vlmo::{add_second_image_type, fit_vlmo, is_vlmo_encoder, vlmo_name};
 pub use zip::ZipError;

@@ -19,8 +19,8 @@ use crate::parameter_groups::{ParameterGroup, albef_group};
 use crate::queue::ItcQueue;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
-    PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, batch_r1, bounded, itm_accuracy,
-    pair_ids, scalar, started,
+    PairTensors, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, WordMasking,
+    batch_r1, bounded, itm_accuracy, pair_ids, scalar, started,
 };
 
 /// Everything that an ALBEF pre-training run changes, except the optimizer's state.
@@ -206,6 +206,10 @@ impl Pretrain for AlbefPretrain {
             self.enqueue(keys, &ids);
         }
         summarise(output, &self.objectives, self.model())
+    }
+
+    fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
+        validation.retrieval(self.model())
     }
 
     fn export(&self) -> TensorMap {

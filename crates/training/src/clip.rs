@@ -12,7 +12,8 @@ use crate::albef::is_model;
 use crate::parameter_groups::{ParameterGroup, clip_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
-    PairTensors, Pretrain, StepLosses, StepNumbers, batch_r1, bounded, pair_ids, scalar, started,
+    PairTensors, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, batch_r1,
+    bounded, pair_ids, scalar, started,
 };
 
 /// Everything that a CLIP pre-training run changes, except the optimizer's state.
@@ -97,6 +98,10 @@ impl Pretrain for ClipPretrain {
             total: Some(total),
             numbers,
         }
+    }
+
+    fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
+        validation.retrieval(self.model())
     }
 
     fn export(&self) -> TensorMap {

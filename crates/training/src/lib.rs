@@ -5,6 +5,8 @@ pub mod albef;
 pub mod checkpoint;
 pub mod clip;
 pub mod device;
+pub mod frozen;
+pub mod image_tokenizer;
 pub mod loaded;
 pub mod metrics;
 pub mod momentum;

@@ -19,7 +19,7 @@ use image::RgbImage;
 
 use crate::albef::is_model;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::recipe::{Recipe, SystemKind};
+use crate::recipe::{Recipe, Stage, SystemKind};
 use crate::systems;
 use crate::tasks::retrieval::{PaddedTexts, Scorer, repeat};
 
@@ -44,6 +44,16 @@ pub enum LoadedError {
         path: PathBuf,
         /// What does not fit.
         source: WeightsError,
+    },
+    /// Not yet a model to be used.
+    #[error(
+        "{path} is {what}, trained on one modality: nothing can be asked of it; a later stage starts from it"
+    )]
+    Unfinished {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
     },
     /// The vocabulary inside cannot be used.
     #[error("{path}: {source}")]
@@ -177,7 +187,15 @@ impl LoadedModel {
             path: path.to_owned(),
             source,
         };
-        let (model, momentum) = systems::open(&recipe, &tensors, device).map_err(unfit)?;
+        let opened = systems::open(&recipe, &tensors, device).map_err(unfit)?;
+        let (model, momentum) = opened.ok_or_else(|| LoadedError::Unfinished {
+            path: path.to_owned(),
+            what: match recipe.model.stage {
+                Stage::Image => "the image stage of a vlmo",
+                Stage::Text => "the text stage of a vlmo",
+                Stage::Pairs => "an image tokenizer",
+            },
+        })?;
         let fingerprint = fingerprint(&recipe, &vocabulary, &tensors);
         let tokenizer =
             Tokenizer::from_vocabulary(vocabulary).map_err(|source| LoadedError::Vocabulary {

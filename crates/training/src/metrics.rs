@@ -4,16 +4,31 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::write_whole;
 use serde::{Deserialize, Serialize};
 
+use crate::tasks::masked::{MaskedScores, TokenizerScores};
 use crate::tasks::retrieval::RetrievalResult;
-use crate::trainer::StepNumbers;
+use crate::trainer::{Scores, StepNumbers};
 
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// What a run starts from, where that is not the seed alone.
+    Start {
+        /// 0.
+        step: u64,
+        /// The file of initial weights.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        init_weights: Option<PathBuf>,
+        /// What became of its tensors, where not all are taken as they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        report: Option<InitialReport>,
+        /// Parameters that the run leaves as they are.
+        frozen: Vec<String>,
+    },
     /// A training step.
     Step {
         /// Optimizer steps taken, this one included.
@@ -45,6 +60,26 @@ pub enum Event {
         /// Seconds the evaluation took.
         seconds: f64,
     },
+    /// Predictions of what is masked on the validation set.
+    MaskedPrediction {
+        /// Optimizer steps taken.
+        step: u64,
+        /// Scores with their protocol.
+        #[serde(flatten)]
+        scores: MaskedScores,
+        /// Seconds the evaluation took.
+        seconds: f64,
+    },
+    /// What an image tokenizer keeps of the validation set.
+    Tokenization {
+        /// Optimizer steps taken.
+        step: u64,
+        /// Scores.
+        #[serde(flatten)]
+        scores: TokenizerScores,
+        /// Seconds the evaluation took.
+        seconds: f64,
+    },
     /// Samples skipped so far in this process.
     Skipped {
         /// Optimizer steps taken.
@@ -59,11 +94,35 @@ pub enum Event {
 }
 
 impl Event {
+    /// An evaluation after `step` steps that took `seconds`.
+    pub fn evaluation(step: u64, scores: Scores, seconds: f64) -> Self {
+        match scores {
+            Scores::Retrieval(result) => Self::Evaluation {
+                step,
+                result,
+                seconds,
+            },
+            Scores::Masked(scores) => Self::MaskedPrediction {
+                step,
+                scores,
+                seconds,
+            },
+            Scores::Tokenizer(scores) => Self::Tokenization {
+                step,
+                scores,
+                seconds,
+            },
+        }
+    }
+
     /// The step the event belongs to.
     pub fn step(&self) -> u64 {
         match self {
-            Event::Step { step, .. }
+            Event::Start { step, .. }
+            | Event::Step { step, .. }
             | Event::Evaluation { step, .. }
+            | Event::MaskedPrediction { step, .. }
+            | Event::Tokenization { step, .. }
             | Event::Skipped { step, .. } => *step,
         }
     }

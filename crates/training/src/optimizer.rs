@@ -40,6 +40,8 @@ pub struct OptimizerConfig {
     pub clip_norm: Option<f64>,
     /// Micro-batches whose gradients are averaged for one step.
     pub accumulate: u64,
+    /// Official names of parameters that stay as they are; `*` stands for anything.
+    pub frozen: Vec<String>,
     /// Factors on the learning rate by the beginning of a parameter's official name.
     pub lr_scales: BTreeMap<String, f64>,
 }
@@ -53,6 +55,7 @@ impl Default for OptimizerConfig {
             weight_decay: 0.02,
             clip_norm: None,
             accumulate: 1,
+            frozen: Vec::new(),
             lr_scales: BTreeMap::new(),
         }
     }

@@ -2,13 +2,18 @@
 //! file. Unknown fields are errors; `--set key=value` overrides one; the resolved recipe is stored
 //! in every checkpoint.
 
+mod stage;
+
+pub use stage::Stage;
+
 use std::path::{Path, PathBuf};
 
 use fitup_data::images::{ColorJitter, EvalTransform, Fit, Normalize, RandAugment, TrainTransform};
-use fitup_data::loader::{CaptionChoice, LoaderConfig};
+use fitup_data::loader::{CaptionChoice, LoaderConfig, Part};
 use fitup_data::sources::SourceSpec;
 use fitup_models::albef::AlbefConfig;
 use fitup_models::clip::ClipConfig;
+use fitup_models::image_tokenizer::ImageTokenizerConfig;
 use fitup_models::objectives::itm::HardNegatives;
 use fitup_models::system::SystemConfig;
 use fitup_models::vilt::ViltConfig;
@@ -79,6 +84,9 @@ pub struct Recipe {
 pub struct ModelRecipe {
     /// Which system.
     pub system: SystemKind,
+    /// Which stage of it.
+    #[serde(default, skip_serializing_if = "Stage::is_pairs")]
+    pub stage: Stage,
     /// Its sizes, where it is an ALBEF.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub albef: Option<AlbefConfig>,
@@ -91,6 +99,14 @@ pub struct ModelRecipe {
     /// Its sizes, where it is a VLMo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlmo: Option<VlmoConfig>,
+    /// Its sizes, where it is an image tokenizer; those of the one that the image stage takes its
+    /// targets from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_tokenizer: Option<ImageTokenizerConfig>,
+    /// The trained image tokenizer of the image stage. Its checkpoints hold a copy: to resume, the
+    /// file is not needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_tokenizer_weights: Option<PathBuf>,
     /// Weights of the whole model to start from (under official names; CLIP's in any published
     /// layout); absent: drawn from the seed. As the two that follow, a path, or a file on a hub that
     /// the program fetches first: `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION/FILE`.
@@ -124,6 +140,9 @@ pub enum SystemKind {
     Vilt,
     /// Mixture of modality experts.
     Vlmo,
+    /// Patches to visual tokens: the targets of VLMo's image stage.
+    #[serde(rename = "image_tokenizer")]
+    ImageTokenizer,
 }
 
 impl std::fmt::Display for SystemKind {
@@ -134,6 +153,7 @@ impl std::fmt::Display for SystemKind {
             Self::Clip => "clip",
             Self::Vilt => "vilt",
             Self::Vlmo => "vlmo",
+            Self::ImageTokenizer => "image_tokenizer",
         })
     }
 }
@@ -143,7 +163,7 @@ impl SystemKind {
     fn normalize(self) -> Normalize {
         match self {
             Self::Albef | Self::Clip => Normalize::CLIP,
-            Self::Vilt | Self::Vlmo => Normalize::HALF,
+            Self::Vilt | Self::Vlmo | Self::ImageTokenizer => Normalize::HALF,
         }
     }
 }
@@ -159,6 +179,7 @@ impl ModelRecipe {
             SystemKind::Clip => sizes(&self.clip),
             SystemKind::Vilt => sizes(&self.vilt),
             SystemKind::Vlmo => sizes(&self.vlmo),
+            SystemKind::ImageTokenizer => sizes(&self.image_tokenizer),
         }
     }
 
@@ -242,6 +263,9 @@ pub struct DataRecipe {
     /// Probability that a token is masked.
     #[serde(default = "mask_probability")]
     pub mask_probability: f64,
+    /// Share of an image's patches that the image stage masks.
+    #[serde(default = "patch_mask_share")]
+    pub patch_mask_share: f64,
 }
 
 fn two() -> usize {
@@ -267,6 +291,9 @@ fn yes() -> bool {
 }
 fn mask_probability() -> f64 {
     0.15
+}
+fn patch_mask_share() -> f64 {
+    0.4
 }
 
 /// The objectives of a run; the ablations of the paper are switches here.
@@ -456,12 +483,17 @@ impl Recipe {
         if let Some(problem) = sizes.problem() {
             return error("model", format!("[model.{system}]: {problem}"));
         }
+        if let Some((field, reason)) = self.stage_problem() {
+            return error(field, reason);
+        }
+        let pairs = self.part() == Part::Pairs;
         let (data, objectives) = (&self.data, &self.objectives);
         let (itc, itm, mlm, queue) = match system {
             SystemKind::Albef => (true, true, true, true),
             SystemKind::Clip => (true, false, false, false),
             SystemKind::Vilt => (false, true, true, false),
             SystemKind::Vlmo => (true, true, true, false),
+            SystemKind::ImageTokenizer => (false, false, false, false),
         };
         let asked = [
             ("objectives.itc", objectives.itc && !itc),
@@ -469,14 +501,14 @@ impl Recipe {
             ("objectives.mlm", objectives.mlm && !mlm),
             ("objectives.queue_size", objectives.queue_size > 0 && !queue),
         ];
-        if let Some((field, _)) = asked.into_iter().find(|(_, asked)| *asked) {
+        if let Some((field, _)) = asked.into_iter().find(|(_, asked)| pairs && *asked) {
             let reason = format!("a {system} has none: set it to false or 0");
             return error(field, reason);
         }
         if data.batch_size == 0 {
             return error("data.batch_size", "must be at least 1".into());
         }
-        if !objectives.queue_size.is_multiple_of(data.batch_size) {
+        if pairs && !objectives.queue_size.is_multiple_of(data.batch_size) {
             return error(
                 "objectives.queue_size",
                 format!(
@@ -485,7 +517,7 @@ impl Recipe {
                 ),
             );
         }
-        if data.max_tokens > sizes.max_tokens() {
+        if self.part() != Part::Images && data.max_tokens > sizes.max_tokens() {
             return error(
                 "data.max_tokens",
                 format!(
@@ -499,6 +531,7 @@ impl Recipe {
             ("objectives.alpha", objectives.alpha),
             ("objectives.momentum", objectives.momentum),
             ("data.mask_probability", data.mask_probability),
+            ("data.patch_mask_share", data.patch_mask_share),
             ("data.max_skipped_share", data.max_skipped_share),
         ];
         for (field, value) in shares {
@@ -567,6 +600,7 @@ impl Recipe {
     /// Settings of the loader.
     pub fn loader(&self) -> LoaderConfig {
         LoaderConfig {
+            part: self.part(),
             batch_size: self.data.batch_size,
             workers: self.data.workers,
             queue: self.data.prefetch,

@@ -2,6 +2,7 @@
 
 pub mod chart;
 pub mod page;
+mod stage;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,7 @@ fn render(events: &[Event], recipe: &str) -> String {
     let name = name.unwrap_or_else(|| "run".into());
     let mut body = format!("<h1>{}</h1>\n", escape(&name));
     body += &summary(events);
+    body += &stage::start(events);
     body += &format!(
         "<h2>Losses</h2>\n<div class=\"charts\">\n{}</div>\n",
         losses(events)
@@ -74,6 +76,8 @@ fn render(events: &[Event], recipe: &str) -> String {
         progress(events)
     );
     body += &evaluations(events);
+    body += &stage::masked(events);
+    body += &stage::tokenizer(events);
     body += &skipped(events);
     let _ = write!(
         body,
@@ -107,11 +111,15 @@ fn steps(
 /// Public for pages that show a run without being its report.
 pub fn losses(events: &[Event]) -> String {
     type Part = fn(&StepNumbers) -> Option<f64>;
-    let parts: [(&str, &str, Part); 4] = [
+    let parts: [(&str, &str, Part); 6] = [
         ("total", "All losses, weighted sum", |n| Some(n.total)),
         ("ITC", "Contrastive (ITC)", |n| n.itc),
         ("ITM", "Matching (ITM)", |n| n.itm),
         ("MLM", "Masked words (MLM)", |n| n.mlm),
+        ("MIM", "Masked patches (MIM)", |n| n.mim),
+        ("error", "Pixels given back (mean squared error)", |n| {
+            n.reconstruction
+        }),
     ];
     let mut html = String::new();
     for (color, (name, title, part)) in parts.into_iter().enumerate() {
@@ -152,6 +160,7 @@ fn progress(events: &[Event]) -> String {
     };
     let accuracy = steps(events, |n, _, _| percent(n.itm_accuracy));
     let r1 = steps(events, |n, _, _| percent(n.batch_r1));
+    let masked = steps(events, |n, _, _| percent(n.masked_accuracy));
     [
         chart(
             "Inside the batch",
@@ -159,6 +168,7 @@ fn progress(events: &[Event]) -> String {
             vec![
                 series("matching decisions right", 2, Stroke::Smoothed, accuracy),
                 series("image finds its text (R@1)", 1, Stroke::Smoothed, r1),
+                series("masked parts right", 0, Stroke::Smoothed, masked),
             ],
         ),
         chart(

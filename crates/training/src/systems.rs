@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
+use fitup_data::loader::Part;
 use fitup_models::system::{MaskedWords, System};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 
@@ -12,11 +13,19 @@ use crate::recipe::{Recipe, SystemKind};
 pub type Opened = (Box<dyn System>, Option<Box<dyn MaskedWords>>);
 
 /// Puts a checkpoint's tensors into the system of its recipe; a CLIP's may be in any published
-/// layout.
+/// layout. `None` where that is no system to be used but the start of a later run: an image
+/// tokenizer, and VLMo's stages before its pairs.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] when they are not that system's, of those sizes.
-pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Opened, WeightsError> {
+pub fn open(
+    recipe: &Recipe,
+    tensors: &TensorMap,
+    device: &Device,
+) -> Result<Option<Opened>, WeightsError> {
+    if recipe.part() != Part::Pairs {
+        return Ok(None);
+    }
     match recipe.model.system {
         SystemKind::Albef => {
             let config = recipe.model.albef();
@@ -33,12 +42,12 @@ pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Ope
                     Some(Box::new(encoders) as Box<dyn MaskedWords>)
                 }
             };
-            Ok((Box::new(model), momentum))
+            Ok(Some((Box::new(model), momentum)))
         }
         SystemKind::Clip => {
             let empty = recipe.model.clip().init(device);
             let model = weights::load_clip(empty, tensors, is_model)?;
-            Ok((Box::new(model), None))
+            Ok(Some((Box::new(model), None)))
         }
         SystemKind::Vilt => alone(
             recipe.model.vilt().init(device),
@@ -50,6 +59,7 @@ pub fn open(recipe: &Recipe, tensors: &TensorMap, device: &Device) -> Result<Ope
             tensors,
             weights::vlmo_name,
         ),
+        SystemKind::ImageTokenizer => Ok(None),
     }
 }
 
@@ -58,9 +68,9 @@ fn alone<M: Module + System + 'static>(
     empty: M,
     tensors: &TensorMap,
     name: fn(&str) -> String,
-) -> Result<Opened, WeightsError> {
+) -> Result<Option<Opened>, WeightsError> {
     let model = weights::load(empty, tensors, name, is_model)?;
-    Ok((Box::new(model), None))
+    Ok(Some((Box::new(model), None)))
 }
 
 #[cfg(test)]
@@ -128,7 +138,7 @@ epochs = 1
                 values: vec![0.0],
             };
             tensors.insert("optimizer.first.visual.proj".into(), state.clone());
-            let (system, momentum) = open(&recipe, &tensors, &device).unwrap();
+            let (system, momentum) = open(&recipe, &tensors, &device).unwrap().unwrap();
             assert!(momentum.is_none());
             assert_eq!(embed(system.as_ref()), want, "{layout:?}");
             tensors.insert("visual.more".into(), state);

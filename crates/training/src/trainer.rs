@@ -3,36 +3,43 @@
 mod batch;
 mod encoders;
 mod error;
+mod prediction;
+mod start;
 mod system;
+mod validation;
 
-pub use batch::{PairTensors, WordMasking, batch_r1, itm_accuracy, pair_ids, scalar};
+pub use batch::{PairTensors, WordMasking, batch_r1, image_tensor, itm_accuracy, pair_ids, scalar};
 pub use error::TrainError;
+pub use prediction::{Predictions, masked_loss, masked_patches};
 pub use system::{Pretrain, StepLosses, StepNumbers, bounded, started};
+pub use validation::{Scores, Validation};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
-use fitup_data::loader::{Loader, Position, SkipReport};
+use fitup_data::loader::{Loader, Part, Position, SkipReport};
 use fitup_data::sources::{self, Source};
-use fitup_data::text::{Tokenizer, build_vocabulary, pre_caption};
+use fitup_data::text::Tokenizer;
 use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, Precision};
 
 use crate::albef::AlbefPretrain;
 use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::clip::ClipPretrain;
+use crate::image_tokenizer::ImageTokenizerPretrain;
 use crate::metrics::{Event, MetricsLog};
 use crate::optimizer::{AdamW, gradient_norm, scale_gradients};
-use crate::recipe::{Recipe, SystemKind};
+use crate::recipe::{Recipe, Stage, SystemKind};
 use crate::schedule::Schedule;
-use crate::tasks::retrieval;
 use crate::vilt::ViltPretrain;
 use crate::vlmo::VlmoPretrain;
+use crate::vlmo::image_stage::VlmoImagePretrain;
+use crate::vlmo::text_stage::VlmoTextPretrain;
+use start::InitialWeights;
 
 /// What the loop tells whoever shows it.
 pub trait Observer {
@@ -41,6 +48,9 @@ pub trait Observer {
     fn encoder(&mut self, _file: &Path, _report: &InitialReport) {}
     /// Before the first step: steps already taken and in all, pairs per step, a line on the data.
     fn begin(&mut self, _start: u64, _total: u64, _pairs_per_step: u64, _data: &str) {}
+    /// Before that, when the run starts from other weights or leaves some frozen: what became of
+    /// each tensor.
+    fn start(&mut self, _event: &Event) {}
     /// After every step.
     fn step(&mut self, _event: &Event) {}
     /// After an evaluation.
@@ -90,7 +100,14 @@ pub fn pretrain(
         SystemKind::Albef => pretrain_system::<AlbefPretrain>(recipe, options, observer),
         SystemKind::Clip => pretrain_system::<ClipPretrain>(recipe, options, observer),
         SystemKind::Vilt => pretrain_system::<ViltPretrain>(recipe, options, observer),
-        SystemKind::Vlmo => pretrain_system::<VlmoPretrain>(recipe, options, observer),
+        SystemKind::Vlmo => match recipe.model.stage {
+            Stage::Image => pretrain_system::<VlmoImagePretrain>(recipe, options, observer),
+            Stage::Text => pretrain_system::<VlmoTextPretrain>(recipe, options, observer),
+            Stage::Pairs => pretrain_system::<VlmoPretrain>(recipe, options, observer),
+        },
+        SystemKind::ImageTokenizer => {
+            pretrain_system::<ImageTokenizerPretrain>(recipe, options, observer)
+        }
     }
 }
 
@@ -128,27 +145,33 @@ fn pretrain_system<S: Pretrain>(
     }
 
     let source: Arc<dyn Source> = Arc::from(sources::open(&recipe.data.train)?);
-    let vocabulary = match &start {
-        Some(checkpoint) => checkpoint.vocabulary.clone(),
-        None => vocabulary(recipe, source.as_ref())?,
+    let initial = match (&start, &recipe.model.init_weights) {
+        (None, Some(path)) => Some(InitialWeights::read(path)?),
+        _ => None,
+    };
+    let vocabulary = match (&start, &initial) {
+        (Some(checkpoint), _) => checkpoint.vocabulary.clone(),
+        (None, initial) => {
+            let theirs = initial.as_ref().and_then(|i| i.vocabulary.as_deref());
+            start::vocabulary(recipe, source.as_ref(), theirs)?
+        }
     };
     let tokenizer = Arc::new(Tokenizer::from_vocabulary(vocabulary)?);
     let expected = recipe.model.sizes().vocab_size();
-    if tokenizer.vocab_size() > expected {
+    if recipe.part() != Part::Images && tokenizer.vocab_size() > expected {
         return Err(TrainError::VocabularySize {
             expected,
             got: tokenizer.vocab_size(),
         });
     }
-    let initial = match (&start, &recipe.model.init_weights) {
-        (None, Some(path)) => Some(weights::read(path)?.0),
-        _ => None,
-    };
-    let tensors = start.as_ref().map(|c| &c.tensors).or(initial.as_ref());
-    let mut system = S::new(recipe, &tokenizer, tensors, &options.device)?;
-    if start.is_none() {
-        system = encoders::start(system, recipe, &tokenizer, &options.device, observer)?;
-    }
+    let (mut system, started): (S, _) = start::system(
+        recipe,
+        &tokenizer,
+        start.as_ref(),
+        initial,
+        &options.device,
+        observer,
+    )?;
     let progress = start.as_ref().and_then(|c| c.progress.clone());
     let progress = progress.unwrap_or_default();
     if start.is_some() {
@@ -159,7 +182,7 @@ fn pretrain_system<S: Pretrain>(
     if let Some(checkpoint) = &start {
         optimizer.import(&checkpoint.tensors, progress.step, &options.device);
     }
-    drop((start, initial));
+    drop(start);
 
     let mut run = Run {
         recipe,
@@ -186,6 +209,10 @@ fn pretrain_system<S: Pretrain>(
         }
     })?;
     run.seconds = run.seconds_before()?;
+    if let Some(event) = started {
+        observer.start(&event);
+        run.log.write(&event)?;
+    }
     run.train(&mut system, &mut optimizer, &source.describe(), observer)
 }
 
@@ -201,6 +228,7 @@ fn difference(before: &Recipe, now: &Recipe) -> Option<String> {
         recipe.model.init_weights = None;
         recipe.model.init_image = None;
         recipe.model.init_text = None;
+        recipe.model.image_tokenizer_weights = None;
         recipe.to_toml()
     };
     let (before, now) = (essential(before), essential(now));
@@ -214,24 +242,6 @@ fn difference(before: &Recipe, now: &Recipe) -> Option<String> {
         ),
         None => None,
     }
-}
-
-/// The recipe's vocabulary file, or one built from the training captions.
-fn vocabulary(recipe: &Recipe, source: &dyn Source) -> Result<Vec<String>, TrainError> {
-    if let Some(path) = &recipe.data.vocabulary {
-        return Ok(Tokenizer::from_file(path)?.vocabulary().to_vec());
-    }
-    let mut captions = Vec::new();
-    for index in 0..source.len() {
-        // A record that cannot be read is counted and named when the loader meets it.
-        let Ok(texts) = source.texts(index) else {
-            continue;
-        };
-        let cleaned = texts.captions.iter();
-        captions.extend(cleaned.filter_map(|c| pre_caption(c, recipe.data.max_words)));
-    }
-    let size = recipe.model.sizes().vocab_size();
-    Ok(build_vocabulary(captions.iter().map(String::as_str), size))
 }
 
 /// A run on its way.
@@ -373,29 +383,13 @@ impl Run<'_> {
         };
         let started = Instant::now();
         let source = sources::open(spec)?;
-        let model = system.model().valid();
-        let run = &self.recipe.run;
-        let settings = retrieval::Settings {
-            ranking: retrieval::Ranking::Matching,
-            images: run.evaluate_images,
-            texts: retrieval::Texts::First,
-            k: run.evaluate_k,
-            workers: self.recipe.data.workers,
-            max_words: self.recipe.data.max_words,
-            max_tokens: self.recipe.data.max_tokens,
-        };
-        let engine = retrieval::Scorer {
-            model: &model,
+        let scores = system.evaluate(&Validation {
+            recipe: self.recipe,
+            source: source.as_ref(),
             tokenizer: &self.tokenizer,
-            transform: self.recipe.eval_transform(),
             device: &self.options.device,
-        };
-        let result = retrieval::evaluate(&engine, source.as_ref(), &settings, &mut |_, _, _| {})?;
-        let event = Event::Evaluation {
-            step: self.step,
-            result: Box::new(result),
-            seconds: started.elapsed().as_secs_f64(),
-        };
+        })?;
+        let event = Event::evaluation(self.step, scores, started.elapsed().as_secs_f64());
         observer.evaluation(&event);
         self.log.write(&event)?;
         Ok(())

@@ -15,8 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::parameter_groups::{ParameterGroup, vlmo_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
-    PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, itm_accuracy, pair_ids, scalar,
-    started,
+    PairTensors, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, WordMasking,
+    itm_accuracy, pair_ids, scalar, started,
 };
 
 /// Everything that a ViLT pre-training run changes, except the optimizer's state.
@@ -136,6 +136,10 @@ impl Pretrain for ViltPretrain {
             ..StepNumbers::default()
         };
         StepLosses { total, numbers }
+    }
+
+    fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
+        validation.retrieval(self.model())
     }
 
     fn export(&self) -> TensorMap {

@@ -1,4 +1,8 @@
-//! VLMo's pre-training step on pairs: contrast, matching with hard negatives, masked words.
+//! VLMo's pre-training step on pairs: contrast, matching with hard negatives, masked words. The
+//! stages before it: [`image_stage`], [`text_stage`].
+
+pub mod image_stage;
+pub mod text_stage;
 
 use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
@@ -7,6 +11,7 @@ use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::itm::NegativeDraw;
 use fitup_models::vlmo::encoder::TextBatch;
 use fitup_models::vlmo::{PretrainBatch, PretrainObjectives, Vlmo};
+use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, TensorMap, WeightsError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,8 +19,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::parameter_groups::{ParameterGroup, vlmo_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
-    PairTensors, Pretrain, StepLosses, StepNumbers, WordMasking, batch_r1, bounded, itm_accuracy,
-    pair_ids, scalar, started,
+    PairTensors, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, WordMasking,
+    batch_r1, bounded, itm_accuracy, pair_ids, scalar, started,
 };
 
 /// Everything that a VLMo pre-training run changes, except the optimizer's state.
@@ -29,6 +34,22 @@ pub struct VlmoPretrain {
     device: Device,
 }
 
+/// The model at the start of a run, on the autodiff device.
+fn start(
+    recipe: &Recipe,
+    tensors: Option<&TensorMap>,
+    device: &Device,
+) -> Result<Vlmo, WeightsError> {
+    let empty_model = recipe.model.vlmo().init(&device.clone().autodiff());
+    started(
+        empty_model,
+        recipe,
+        0x0071_3000,
+        tensors,
+        weights::vlmo_name,
+    )
+}
+
 impl Pretrain for VlmoPretrain {
     type Model = Vlmo;
 
@@ -39,16 +60,8 @@ impl Pretrain for VlmoPretrain {
         device: &Device,
     ) -> Result<Self, WeightsError> {
         let config = recipe.model.vlmo();
-        let empty_model = config.init(&device.clone().autodiff());
-        let model = started(
-            empty_model,
-            recipe,
-            0x0071_3000,
-            tensors,
-            weights::vlmo_name,
-        )?;
         Ok(Self {
-            model: Some(model),
+            model: Some(start(recipe, tensors, device)?),
             objectives: recipe.objectives.clone(),
             masking: WordMasking::of_whole_words(
                 recipe.data.mask_probability,
@@ -58,6 +71,17 @@ impl Pretrain for VlmoPretrain {
             fusing: true,
             device: device.clone(),
         })
+    }
+
+    /// From any earlier stage, or from pairs.
+    fn initial(
+        recipe: &Recipe,
+        tensors: TensorMap,
+        device: &Device,
+    ) -> Result<(TensorMap, Option<InitialReport>), WeightsError> {
+        let drawn = weights::export(&start(recipe, None, device)?, weights::vlmo_name);
+        let (tensors, report) = weights::start_vlmo(drawn, tensors)?;
+        Ok((tensors, Some(report)))
     }
 
     fn model(&self) -> &Vlmo {
@@ -148,8 +172,13 @@ impl Pretrain for VlmoPretrain {
                 .as_ref()
                 .map(|itc| batch_r1(itc.own.i2t.clone().inner())),
             temp: scalar(&self.model().itc.logit_scale.val().neg().exp()),
+            ..StepNumbers::default()
         };
         StepLosses { total, numbers }
+    }
+
+    fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
+        validation.retrieval(self.model())
     }
 
     fn export(&self) -> TensorMap {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use fitup_data::loader::Part;
 use fitup_models::weights::{self, Precision, TensorMap};
 use fitup_training::albef::{is_model, is_momentum};
 use fitup_training::checkpoint::{self, Checkpoint};
@@ -102,7 +103,9 @@ fn inspect(args: &Inspect, output: Output) -> Result<()> {
     line("system", recipe.model.system.to_string())?;
     line("run", format!("{} (seed {})", recipe.name, recipe.seed))?;
     line("images", format!("{} px", sizes.image_size()))?;
-    line("texts", format!("up to {} tokens", recipe.data.max_tokens))?;
+    if recipe.part() != Part::Images {
+        line("texts", format!("up to {} tokens", recipe.data.max_tokens))?;
+    }
     line(
         "vocabulary",
         format!("{} tokens", grouped(vocabulary.len())),

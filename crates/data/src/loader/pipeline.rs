@@ -244,14 +244,13 @@ impl Assembler {
         let rows: Vec<&[i64]> = pairs.iter().map(|pair| pair.input_ids.as_slice()).collect();
         let tokens = self.preparation.tokenizer.pad(&rows, 0);
         let image_size = self.preparation.transform.size();
-        let side = image_size as usize;
 
         let size = pairs.len();
         let mut batch = PairBatch {
             epoch: at.epoch,
             batch: at.batch,
             size,
-            images: Vec::with_capacity(size * 3 * side * side),
+            images: Vec::with_capacity(pairs.iter().map(|pair| pair.image.len()).sum()),
             image_size,
             input_ids: tokens.input_ids,
             attention_mask: tokens.attention_mask,
@@ -274,7 +273,7 @@ impl Assembler {
         for pair in pairs {
             batch.images.extend_from_slice(&pair.image);
             batch.keys.push(pair.key);
-            batch.captions.push(pair.caption);
+            batch.captions.extend(pair.caption);
             batch.image_ids.push(pair.image_id);
         }
         batch

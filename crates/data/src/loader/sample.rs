@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::order::{Purpose, generator};
 use super::report::Tally;
-use super::{CaptionChoice, LoaderConfig, SkipReason, SkippedSample};
+use super::{CaptionChoice, LoaderConfig, Part, SkipReason, SkippedSample};
 use crate::images::{DecodeLimits, Transform, decode};
-use crate::sources::{Record, Source};
+use crate::sources::{Record, Source, SourceError};
 use crate::text::{Tokenizer, pre_caption};
 
 /// Records tried for one place in a batch. With this many bad ones in a row, the next would hardly
@@ -26,14 +26,15 @@ pub(super) struct Preparation {
     pub(super) config: LoaderConfig,
 }
 
-/// A pair ready to be put in a batch.
+/// A pair ready to be put in a batch, or the part of one that is asked for.
 #[derive(Debug)]
 pub(super) struct Pair {
-    /// `[3, size, size]`
+    /// `[3, size, size]`; empty without pictures.
     pub(super) image: Vec<f32>,
+    /// Empty without texts.
     pub(super) input_ids: Vec<i64>,
     pub(super) key: String,
-    pub(super) caption: String,
+    pub(super) caption: Option<String>,
     pub(super) image_id: u64,
 }
 
@@ -58,32 +59,71 @@ impl Preparation {
     }
 
     fn try_pair(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Pair, SkippedSample> {
-        let record = read(&*self.source, index)?;
-        let captions = &record.captions;
-        // The text first: it is cheap, and a record without words need not be decoded.
+        match self.config.part {
+            Part::Pairs => {
+                let record = read(&*self.source, index)?;
+                // The text first: it is cheap, and a record without words need not be decoded.
+                let caption = self.caption(&record.key, &record.captions, rng)?;
+                Ok(Pair {
+                    image: self.picture(&record, rng)?,
+                    input_ids: self.tokens(&caption),
+                    key: record.key,
+                    caption: Some(caption),
+                    image_id: record.image_id,
+                })
+            }
+            Part::Images => {
+                let record = read(&*self.source, index)?;
+                Ok(Pair {
+                    image: self.picture(&record, rng)?,
+                    input_ids: Vec::new(),
+                    key: record.key,
+                    caption: None,
+                    image_id: record.image_id,
+                })
+            }
+            Part::Texts => {
+                let texts = self.source.texts(index).map_err(unreadable(index))?;
+                let caption = self.caption(&texts.key, &texts.captions, rng)?;
+                Ok(Pair {
+                    image: Vec::new(),
+                    input_ids: self.tokens(&caption),
+                    key: texts.key,
+                    caption: Some(caption),
+                    image_id: texts.image_id,
+                })
+            }
+        }
+    }
+
+    /// The caption that is used of a record, cleaned.
+    fn caption(
+        &self,
+        key: &str,
+        captions: &[String],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<String, SkippedSample> {
         let chosen = match (self.config.caption, captions.len()) {
             (CaptionChoice::Draw, 2..) => captions.get(rng.random_range(0..captions.len())),
             _ => captions.first(),
         };
         let caption = chosen.and_then(|text| pre_caption(text, self.config.max_words));
-        let Some(caption) = caption else {
-            return Err(SkippedSample {
-                key: record.key,
-                reason: SkipReason::EmptyCaption,
-                detail: match chosen {
-                    Some(text) => format!("nothing is left of {text:?}"),
-                    None => "the record has no caption".to_owned(),
-                },
-            });
-        };
-        let image = picture(&record, &*self.transform, &self.config.decode_limits, rng)?;
-        Ok(Pair {
-            image,
-            input_ids: self.tokenizer.encode(&caption, self.config.max_tokens),
-            key: record.key,
-            caption,
-            image_id: record.image_id,
+        caption.ok_or_else(|| SkippedSample {
+            key: key.to_owned(),
+            reason: SkipReason::EmptyCaption,
+            detail: match chosen {
+                Some(text) => format!("nothing is left of {text:?}"),
+                None => "the record has no caption".to_owned(),
+            },
         })
+    }
+
+    fn tokens(&self, caption: &str) -> Vec<i64> {
+        self.tokenizer.encode(caption, self.config.max_tokens)
+    }
+
+    fn picture(&self, record: &Record, rng: &mut ChaCha8Rng) -> Result<Vec<f32>, SkippedSample> {
+        picture(record, &*self.transform, &self.config.decode_limits, rng)
     }
 }
 
@@ -110,11 +150,15 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 pub(super) fn read(source: &dyn Source, index: usize) -> Result<Record, SkippedSample> {
-    source.get(index).map_err(|error| SkippedSample {
+    source.get(index).map_err(unreadable(index))
+}
+
+fn unreadable(index: usize) -> impl FnOnce(SourceError) -> SkippedSample {
+    move |error| SkippedSample {
         key: format!("record {index}"),
         reason: SkipReason::Unreadable,
         detail: error.to_string(),
-    })
+    }
 }
 
 /// Decodes and transforms the picture of a record: `[3, size, size]`.

@@ -50,7 +50,7 @@ fn matching(pattern: &Path, name: &str) -> Result<Vec<PathBuf>, SourceError> {
 }
 
 /// Whether a name fits a pattern in which `*` stands for any run of characters.
-fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else {
         return false;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Record, RecordTexts, Source, SourceError, albef_json::AlbefJson, folder::Folder,
+    Record, RecordTexts, Source, SourceError, albef_json::AlbefJson, folder::Folder, lines::Lines,
     webdataset::Shards,
 };
 
@@ -44,6 +44,14 @@ pub enum SourceSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
     },
+    /// Text files with one sentence a line, without pictures.
+    Lines {
+        /// The files, joined in order; `*` as for shards.
+        files: Vec<PathBuf>,
+        /// Only the first so many lines.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
 }
 
 /// What to do with a shard that ends in the middle.
@@ -77,6 +85,7 @@ pub fn open(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
             *limit,
         ),
         SourceSpec::Folder { path, limit } => (Box::new(Folder::open(path)?), *limit),
+        SourceSpec::Lines { files, limit } => (Box::new(Lines::open(files)?), *limit),
     };
     Ok(match limit {
         Some(limit) if limit < source.len() => Box::new(Limited { source, limit }),

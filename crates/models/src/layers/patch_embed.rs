@@ -39,13 +39,19 @@ impl PatchEmbed {
     /// `image`: `[batch, 3, height, width]`, sides multiples of the patch size; returns
     /// `[batch, patches, width]`, row by row.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<3> {
-        let [batch, channels, height, width] = image.dims();
-        let p = self.patch_size;
-        let (rows, columns) = (height / p, width / p);
-        let patches = image
-            .reshape([batch, channels, rows, p, columns, p])
-            .permute([0, 2, 4, 1, 3, 5])
-            .reshape([batch, rows * columns, channels * p * p]);
-        self.proj.forward(patches)
+        self.proj.forward(cut(image, self.patch_size))
     }
+}
+
+/// The pixels of non-overlapping patches. `image`: `[batch, 3, height, width]`, sides multiples of
+/// `patch_size`; returns `[batch, patches, 3 * patch_size * patch_size]`, row by row, each in the
+/// order channel, y, x.
+pub fn cut(image: Tensor<4>, patch_size: usize) -> Tensor<3> {
+    let [batch, channels, height, width] = image.dims();
+    let p = patch_size;
+    let (rows, columns) = (height / p, width / p);
+    image
+        .reshape([batch, channels, rows, p, columns, p])
+        .permute([0, 2, 4, 1, 3, 5])
+        .reshape([batch, rows * columns, channels * p * p])
 }

@@ -223,7 +223,19 @@ impl VlmoEncoder {
 
     /// Images alone, through the image experts. `image`: as for [`Self::fused`].
     pub fn image(&self, image: Tensor<4>, dropout: Option<DropoutSeed>) -> ModalityFeatures {
-        self.alone(&self.image_sequence(image), dropout).0
+        let tokens = self.embed_image(image, IMAGE_TYPE);
+        self.alone(&self.image_sequence(tokens), dropout).0
+    }
+
+    /// Images alone from their embedded patches, of which some may be replaced, through the image
+    /// experts. `patches`: `[batch, patches, width]`, before their places are added.
+    pub(super) fn image_of_patches(
+        &self,
+        patches: Tensor<3>,
+        dropout: Option<DropoutSeed>,
+    ) -> ModalityFeatures {
+        let tokens = self.place_patches(patches, IMAGE_TYPE);
+        self.alone(&self.image_sequence(tokens), dropout).0
     }
 
     /// Texts alone, through the text experts and through the vision-language experts.
@@ -241,7 +253,8 @@ impl VlmoEncoder {
         image: Tensor<4>,
         dropout: Option<DropoutSeed>,
     ) -> BranchedFeatures {
-        self.branched(self.image_sequence(image), dropout)
+        let tokens = self.embed_image(image, IMAGE_TYPE);
+        self.branched(self.image_sequence(tokens), dropout)
     }
 
     fn text_sequence(&self, text: &TextBatch, dropout: Option<DropoutSeed>) -> Sequence {
@@ -255,10 +268,11 @@ impl VlmoEncoder {
         }
     }
 
-    fn image_sequence(&self, image: Tensor<4>) -> Sequence {
+    /// `tokens`: embedded, `[batch, 1 + patches, width]`.
+    fn image_sequence(&self, tokens: Tensor<3>) -> Sequence {
         let bias = self.relative_position.as_ref();
         Sequence {
-            tokens: self.embed_image(image, IMAGE_TYPE),
+            tokens,
             modality: Modality::Image,
             mask: None,
             bias: bias.map(RelativePositionBias::image).unwrap_or_default(),
@@ -338,8 +352,13 @@ impl VlmoEncoder {
 
     /// Patches with CLS in front, their places and type, `[batch, 1 + patches, width]`.
     pub fn embed_image(&self, image: Tensor<4>, image_type: usize) -> Tensor<3> {
+        self.place_patches(self.transformer.patch_embed.forward(image), image_type)
+    }
+
+    /// CLS in front of the patches, places and type. `patches`: `[batch, patches, width]`; returns
+    /// `[batch, 1 + patches, width]`.
+    fn place_patches(&self, patches: Tensor<3>, image_type: usize) -> Tensor<3> {
         let transformer = &self.transformer;
-        let patches = transformer.patch_embed.forward(image);
         let [batch, _, width] = patches.dims();
         let cls = transformer.cls_token.val().expand([batch, 1, width]);
         let x = Tensor::cat(vec![cls, patches], 1);

@@ -10,15 +10,8 @@ use crate::layers::dropout::DropoutSeed;
 use crate::objectives::mlm::MaskedPositions;
 
 impl VlmoConfig {
-    /// This model in the text stage, where no vision-language experts exist yet.
-    pub fn text_stage(&self) -> Self {
-        Self {
-            vl_start_layer: self.depth,
-            ..self.clone()
-        }
-    }
-
-    /// The model of the text stage with all weights zero; usually of [`Self::text_stage`].
+    /// The model of the text stage with all weights zero; usually of
+    /// [`Self::without_vl_experts`].
     pub fn init_text_stage(&self, device: &Device) -> VlmoTextStage {
         VlmoTextStage {
             encoder: self.init_encoder(device),
@@ -47,6 +40,18 @@ impl VlmoTextStage {
     ) -> Option<Tensor<1>> {
         let tokens = self.encoder.text(text, dropout).tokens;
         self.mlm_score.loss(tokens, masked)
+    }
+
+    /// Vocabulary logits at masked places, `[masked, vocab_size]`; arguments as for
+    /// [`Self::mlm_loss`], with at least one masked.
+    pub fn masked_logits(
+        &self,
+        text: &TextBatch,
+        masked: &MaskedPositions,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let tokens = self.encoder.text(text, dropout).tokens;
+        self.mlm_score.masked_logits(tokens, masked)
     }
 
     /// Vocabulary logits everywhere, `[batch, seq, vocab_size]`.

@@ -63,6 +63,27 @@ pub enum WeightsError {
         /// Name, expected shape, shape in the file.
         mis_shaped: Vec<(String, Vec<usize>, Vec<usize>)>,
     },
+    /// The same, where the file is known.
+    #[error("{path}: {source}")]
+    MismatchIn {
+        /// The file.
+        path: PathBuf,
+        /// What does not match.
+        source: Box<WeightsError>,
+    },
+}
+
+impl WeightsError {
+    /// What does not match, with the file; other errors name theirs already.
+    pub fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Mismatch { .. } => Self::MismatchIn {
+                path: path.to_owned(),
+                source: Box::new(self),
+            },
+            other => other,
+        }
+    }
 }
 
 fn describe(

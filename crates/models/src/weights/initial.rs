@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::vlmo::beit_table;
 use super::{HostTensor, TensorMap, WeightsError, fit_positions, is_redundant};
 
 /// What became of a checkpoint's tensors and of a model's parameters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitialReport {
     /// Name in the checkpoint, name in the model.
     pub taken: Vec<(String, String)>,

@@ -218,7 +218,7 @@ fn losses_and_gradients_with_absolute_positions() {
 
 fn text_stage(name: &str) {
     let golden = Golden::load(name);
-    let config = config(&golden).text_stage();
+    let config = config(&golden).without_vl_experts();
     let start = field(&golden.config, "/config/vlffn_start_layer_index_effective");
     assert_eq!(config.vl_start_layer, start);
     let load = |device: &Device| -> VlmoTextStage {

@@ -65,6 +65,10 @@ impl Collection {
                 (vec![files(spec, root)?], limit)
             }
             SourceSpec::Folder { path, limit } => (vec![files(spec, path)?], limit),
+            SourceSpec::Lines { .. } => {
+                let key = sources::open(spec)?.describe();
+                return Err(SourceError::NoPicture { key }.into());
+            }
         };
         let all: usize = parts.iter().map(|part| part.source.len()).sum();
         let description = match parts.as_slice() {

@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::tasks::masked::{MaskedScores, TokenizerScores};
 use crate::tasks::retrieval::Recall;
+use crate::trainer::Scores;
+use fitup_models::weights::initial::InitialReport;
 
 fn step(step: u64, mlm: Option<f64>) -> Event {
     let progress = step as f64;
@@ -15,6 +18,7 @@ fn step(step: u64, mlm: Option<f64>) -> Event {
             itm_accuracy: Some(0.66 + progress / 9000.0),
             batch_r1: Some(progress / 3000.0),
             temp: 0.05,
+            ..StepNumbers::default()
         },
         lr: 6e-4 * (1.0 - progress / 2100.0),
         alpha: 0.0,
@@ -137,4 +141,57 @@ fn durations_read_like_durations() {
     assert_eq!(duration(9.4), "9 s");
     assert_eq!(duration(61.0), "1 min 01 s");
     assert_eq!(duration(3725.0), "1 h 02 min");
+}
+
+#[test]
+fn a_stage_shows_its_start_and_its_predictions() {
+    let report = InitialReport {
+        taken: vec![("a.weight".into(), "a.weight".into())],
+        fresh: vec!["new.<weight>".into()],
+        dropped: vec!["lm_head.bias".into()],
+        fitted: vec!["pos_embed from 14 x 14".into()],
+    };
+    let start = Event::Start {
+        step: 0,
+        init_weights: Some("runs/before".into()),
+        report: Some(report),
+        frozen: vec!["a.weight".into()],
+    };
+    let masked = |step| {
+        let scores = MaskedScores {
+            protocol: "9 texts".into(),
+            items: 30,
+            accuracy: 0.25,
+            majority: 0.125,
+            loss: 3.5,
+        };
+        Event::evaluation(step, Scores::Masked(scores), 1.0)
+    };
+    let scores = TokenizerScores {
+        images: 9,
+        reconstruction: 0.0625,
+        codes: 64,
+        codes_used: 40,
+        perplexity: 21.5,
+    };
+    let tokens = Event::evaluation(20, Scores::Tokenizer(scores), 1.0);
+    let events = [start, step(10, Some(8.0)), masked(10), masked(20), tokens];
+    // As a log gives them back.
+    let line = |event: &Event| serde_json::to_string(event).unwrap();
+    let events: Vec<Event> = events
+        .iter()
+        .map(|event| serde_json::from_str(&line(event)).unwrap())
+        .collect();
+    let html = render(&events, "name = \"x\"");
+    for part in [
+        "runs/before",
+        "1 tensors taken over",
+        "new.&lt;weight&gt;",
+        "1 tensors frozen",
+        "9 texts. At step 20: 25.0 % right",
+        "12.5 %",
+        "40 of 64 visual tokens",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
 }

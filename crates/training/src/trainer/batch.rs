@@ -26,18 +26,23 @@ pub struct PairTensors {
 impl PairTensors {
     /// Copies a batch from the host.
     pub fn new(batch: &PairBatch, device: &Device) -> Self {
-        let side = batch.image_size as usize;
-        let images = TensorData::new(batch.images.clone(), [batch.size, 3, side, side]);
         let tokens = |values: &[i64]| {
             let data = TensorData::new(values.to_vec(), [batch.size, batch.length]);
             Tensor::from_data(data, device)
         };
         Self {
-            image: Tensor::from_data(images, device),
+            image: image_tensor(batch, device),
             input_ids: tokens(&batch.input_ids),
             attention_mask: tokens(&batch.attention_mask),
         }
     }
+}
+
+/// The images of a batch on the device, `[batch, 3, image_size, image_size]`, normalised.
+pub fn image_tensor(batch: &PairBatch, device: &Device) -> Tensor<4> {
+    let side = batch.image_size as usize;
+    let images = TensorData::new(batch.images.clone(), [batch.size, 3, side, side]);
+    Tensor::from_data(images, device)
 }
 
 /// How the words of a batch are masked.

@@ -72,7 +72,7 @@ fn take(
 fn target(model: &ModelRecipe) -> Option<Target> {
     match model.system {
         SystemKind::Albef => Some(Target::Albef),
-        SystemKind::Clip => None,
+        SystemKind::Clip | SystemKind::ImageTokenizer => None,
         SystemKind::Vilt => Some(Target::Vilt),
         SystemKind::Vlmo => Some(Target::Vlmo {
             window: model.vlmo().grid(),

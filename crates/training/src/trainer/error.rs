@@ -8,7 +8,9 @@ use fitup_data::text::TokenizerError;
 use fitup_models::weights::WeightsError;
 
 use crate::checkpoint::CheckpointError;
+use crate::frozen::FrozenError;
 use crate::metrics::MetricsError;
+use crate::tasks::masked::MaskedError;
 use crate::tasks::retrieval::RetrievalError;
 
 /// Why a run stopped before its end.
@@ -26,15 +28,29 @@ pub enum TrainError {
     /// A checkpoint cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Initial weights do not fit.
+    /// Weights to start or to go on from cannot be read, or do not fit.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Two vocabularies for one table of word embeddings.
+    #[error(
+        "data.vocabulary = {path}: not the vocabulary that the word embeddings in model.init_weights belong to; leave the field out to use that one"
+    )]
+    OtherVocabulary {
+        /// The recipe's.
+        path: PathBuf,
+    },
+    /// What is to be frozen does not fit the model.
+    #[error(transparent)]
+    Frozen(#[from] FrozenError),
     /// The log cannot be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     /// The evaluation failed.
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),
+    /// The evaluation of masked words or patches failed.
+    #[error(transparent)]
+    Masked(#[from] MaskedError),
     /// The run folder cannot be used.
     #[error("{path}: {reason}")]
     Folder {

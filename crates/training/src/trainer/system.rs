@@ -4,10 +4,11 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use fitup_data::loader::PairBatch;
 use fitup_data::text::Tokenizer;
-use fitup_models::system::System;
+use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, TensorMap, WeightsError};
 use serde::{Deserialize, Serialize};
 
+use super::{Scores, TrainError, Validation};
 use crate::albef::is_model;
 use crate::checkpoint::Progress;
 use crate::parameter_groups::ParameterGroup;
@@ -17,7 +18,7 @@ use crate::recipe::Recipe;
 /// step (momentum model, queue).
 pub trait Pretrain: Sized {
     /// What the optimizer trains.
-    type Model: Module + System;
+    type Model: Module;
 
     /// Weights drawn from the recipe's seed, or from tensors of official names; what moves along
     /// with the model starts from it where the tensors hold nothing of the kind.
@@ -30,6 +31,19 @@ pub trait Pretrain: Sized {
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError>;
+
+    /// The tensors that [`Self::new`] takes when a run starts from those of another run; what
+    /// became of each where not all are taken as they are.
+    ///
+    /// # Errors
+    /// When they are not such tensors.
+    fn initial(
+        _recipe: &Recipe,
+        tensors: TensorMap,
+        _device: &Device,
+    ) -> Result<(TensorMap, Option<InitialReport>), WeightsError> {
+        Ok((tensors, None))
+    }
 
     /// The model as it is.
     fn model(&self) -> &Self::Model;
@@ -45,6 +59,11 @@ pub trait Pretrain: Sized {
     /// Losses of one batch. Every random draw follows from `draw_seed`; `alpha` is the share of
     /// the momentum model in soft targets.
     fn losses(&mut self, batch: &PairBatch, draw_seed: u64, alpha: f64) -> StepLosses;
+    /// Scores on the validation source.
+    ///
+    /// # Errors
+    /// When a record of it cannot be used.
+    fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError>;
     /// All tensors of the run except the optimizer's, under official names.
     fn export(&self) -> TensorMap;
     /// Writes what is not a tensor into the progress.
@@ -72,9 +91,12 @@ pub fn started<M: Module>(
     }
 }
 
-/// A trained scalar moved into `[least, greatest]`.
+/// A trained scalar moved into `[least, greatest]`; a frozen one stays.
 pub fn bounded(param: Param<Tensor<1>>, least: f64, greatest: f64) -> Param<Tensor<1>> {
-    param.map(|value| Tensor::from_inner(value.inner().clamp(least, greatest)).require_grad())
+    param.map(|value| match value.is_require_grad() {
+        true => Tensor::from_inner(value.inner().clamp(least, greatest)).require_grad(),
+        false => value,
+    })
 }
 
 /// The loss to differentiate, and the numbers to show.
@@ -85,6 +107,19 @@ pub struct StepLosses {
     pub total: Option<Tensor<1>>,
     /// Unweighted losses and rates.
     pub numbers: StepNumbers,
+}
+
+impl StepLosses {
+    /// Of a batch in which nothing is masked.
+    pub fn nothing() -> Self {
+        Self {
+            total: None,
+            numbers: StepNumbers {
+                temp: 1.0,
+                ..StepNumbers::default()
+            },
+        }
+    }
 }
 
 /// Numbers of one step; absent ones were not computed.
@@ -101,6 +136,18 @@ pub struct StepNumbers {
     /// Masked-word loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlm: Option<f64>,
+    /// Masked-patch loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mim: Option<f64>,
+    /// Mean squared error of the pixels that an image tokenizer gives back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconstruction: Option<f64>,
+    /// Share of masked patches or words that are predicted right, `[0, 1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked_accuracy: Option<f64>,
+    /// Different visual tokens in the batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes_used: Option<f64>,
     /// Share of matching decisions that are right, `[0, 1]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub itm_accuracy: Option<f64>,
@@ -124,6 +171,10 @@ impl StepNumbers {
             itc: over(|x| x.itc),
             itm: over(|x| x.itm),
             mlm: over(|x| x.mlm),
+            mim: over(|x| x.mim),
+            reconstruction: over(|x| x.reconstruction),
+            masked_accuracy: over(|x| x.masked_accuracy),
+            codes_used: over(|x| x.codes_used),
             itm_accuracy: over(|x| x.itm_accuracy),
             batch_r1: over(|x| x.batch_r1),
             temp: numbers.last().map_or(0.0, |x| x.temp),
