@@ -172,7 +172,7 @@ impl Observer for RunDisplay {
             start => format!(", resumed at step {start}"),
         };
         self.line(&format!(
-            "{total} steps of {pairs_per_step} pairs{from}; {data}"
+            "{total} steps of {pairs_per_step} records{from}; {data}"
         ));
     }
 
@@ -277,7 +277,7 @@ fn scores(event: &Event) -> Option<String> {
 }
 
 fn speed(pairs_per_second: f64) -> String {
-    format!("{pairs_per_second:.0} pairs/s")
+    format!("{pairs_per_second:.0} records/s")
 }
 
 /// The numbers of a step, short enough for a narrow terminal.

@@ -219,10 +219,10 @@ fn in_a_pipe_progress_is_lines() {
     has(
         &text,
         &[
-            "4 steps of 8 pairs",
+            "4 steps of 8 records",
             "step 2/4  loss ",
             "itm acc",
-            "pairs/s",
+            "records/s",
             "step 4: text retrieval",
             "saved runs",
             "report.html",

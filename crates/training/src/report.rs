@@ -195,7 +195,7 @@ fn progress(events: &[Event]) -> String {
             "Speed",
             "pairs per second",
             vec![series(
-                "pairs/s",
+                "records/s",
                 0,
                 Stroke::Smoothed,
                 steps(events, |_, _, p| Some(p)),

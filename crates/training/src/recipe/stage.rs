@@ -6,7 +6,8 @@ use fitup_models::image_tokenizer::ImageTokenizerConfig;
 use fitup_models::system::SystemConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{CHECKED, ModelRecipe, ObjectivesRecipe, Recipe, SystemKind};
+use super::model::CHECKED;
+use super::{ModelRecipe, ObjectivesRecipe, Recipe, SystemKind};
 
 /// The stages that a VLMo is trained in, each from the checkpoint of the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,6 +19,8 @@ use super::album::train_shards;
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Steps whose mean loss is shown: a single batch says little.
 const MEAN_OF: usize = 20;
+/// A busy machine may take longer than was asked for: without some steps there is no curve to draw.
+const LEAST_STEPS: usize = 6;
 
 /// What a run on the sample showed.
 #[derive(Debug)]
@@ -122,7 +124,7 @@ impl Observer for Watch {
     fn step(&mut self, event: &Event) {
         self.events.push(event.clone());
         let elapsed = self.started.elapsed();
-        if elapsed >= self.until {
+        if elapsed >= self.until && self.events.len() >= LEAST_STEPS {
             self.stop.store(true, Ordering::Relaxed);
         }
         let line = line(event);
