@@ -1,10 +1,13 @@
 //! The built binary on a tiny model: what people type, and what they get when it goes wrong.
 #![allow(clippy::unwrap_used)]
 
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use program::{failure, fitup, json, samples};
 use serde_json::Value;
 
 const RECIPE: &str = r#"
@@ -52,33 +55,6 @@ evaluate_images = 16
 evaluate_k = 4
 log_every = 2
 "#;
-
-fn samples() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/pictograms");
-    path.replace('\\', "/")
-}
-
-fn fitup(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fitup"));
-    command.current_dir(folder).args(args).output().unwrap()
-}
-
-/// Standard output of a command that must work, as JSON.
-fn json(folder: &Path, args: &[&str]) -> Value {
-    let output = fitup(folder, &[args, &["--json"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Message of a command that must fail with `code`.
-fn failure(folder: &Path, code: i32, args: &[&str]) -> String {
-    let output = fitup(folder, args);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-    assert!(output.stdout.is_empty(), "{args:?} printed a result");
-    stderr
-}
 
 fn has(text: &str, parts: &[&str]) {
     for part in parts {

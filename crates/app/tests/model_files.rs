@@ -1,33 +1,19 @@
 //! `fitup model convert` and `inspect` on files that other programs wrote.
 #![allow(clippy::unwrap_used)]
 
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use fitup_models::weights;
-use serde_json::{Value, json};
+use program::{failure, fitup, json};
 
-fn fitup(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fitup"));
-    command.current_dir(folder).args(args).output().unwrap()
-}
-
-/// Standard output of a command that must work, as JSON.
-fn document(folder: &Path, args: &[&str]) -> Value {
-    let output = fitup(folder, &[args, &["--json"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Message of a command that must fail.
+/// A command that must fail, with every part in its message.
 #[track_caller]
-fn failure(folder: &Path, args: &[&str], parts: &[&str]) {
-    let output = fitup(folder, args);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+fn fails(folder: &Path, args: &[&str], parts: &[&str]) {
+    let message = failure(folder, 1, args);
     for part in parts {
-        assert!(stderr.contains(part), "no {part:?} in {stderr:?}");
+        assert!(message.contains(part), "no {part:?} in {message:?}");
     }
 }
 
@@ -50,17 +36,17 @@ fn folder(name: &str) -> PathBuf {
 #[test]
 fn a_pytorch_file_goes_to_safetensors_and_back() {
     let folder = folder("there_and_back");
-    let there = document(
+    let there = json(
         &folder,
         &["model", "convert", "nested.pth", "there.safetensors"],
     );
     assert_eq!(there["tensors"], 13);
-    assert_eq!(there["left_out"], json!(["flags", "ids"]));
+    assert_eq!(there["left_out"], serde_json::json!(["flags", "ids"]));
     let args = ["model", "convert", "there.safetensors", "back.pth"];
-    let back = document(&folder, &[&args[..], &["--key", "model"]].concat());
+    let back = json(&folder, &[&args[..], &["--key", "model"]].concat());
     assert_eq!(
         (&back["tensors"], &back["left_out"]),
-        (&json!(13), &json!([]))
+        (&serde_json::json!(13), &serde_json::json!([]))
     );
     let read = |name: &str| weights::read(&folder.join(name)).unwrap().0;
     assert_eq!(read("there.safetensors"), read("legacy.pth"));
@@ -73,14 +59,17 @@ fn a_pytorch_file_goes_to_safetensors_and_back() {
 fn sixteen_bits_halve_what_fits_and_refuse_what_does_not() {
     let folder = folder("half");
     let args = ["model", "convert", "module.pth", "half", "--f16"];
-    let half = document(&folder, &[&args[..], &["--to", "safetensors"]].concat());
-    assert_eq!(half["left_out"], json!(["1.num_batches_tracked"]));
-    let seen = document(&folder, &["model", "inspect", "half"]);
+    let half = json(&folder, &[&args[..], &["--to", "safetensors"]].concat());
+    assert_eq!(
+        half["left_out"],
+        serde_json::json!(["1.num_batches_tracked"])
+    );
+    let seen = json(&folder, &["model", "inspect", "half"]);
     assert_eq!(
         seen["types"],
-        json!({ "F16": { "tensors": 6, "elements": 16 } })
+        serde_json::json!({ "F16": { "tensors": 6, "elements": 16 } })
     );
-    failure(
+    fails(
         &folder,
         &["model", "convert", "nested.pth", "half.pth", "--f16"],
         &["nested.pth", "brain holds 3.004", "16-bit"],
@@ -92,10 +81,13 @@ fn sixteen_bits_halve_what_fits_and_refuse_what_does_not() {
 fn files_of_others_are_inspected() {
     let folder = folder("inspect");
     for file in ["nested.pth", "legacy.pth"] {
-        let seen = document(&folder, &["model", "inspect", file, "--tensors"]);
+        let seen = json(&folder, &["model", "inspect", file, "--tensors"]);
         assert_eq!(seen["tensor_count"], 15);
-        assert_eq!(seen["types"]["I64"], json!({ "tensors": 1, "elements": 4 }));
-        let ids = json!({ "shape": [1, 4], "type": "I64" });
+        assert_eq!(
+            seen["types"]["I64"],
+            serde_json::json!({ "tensors": 1, "elements": 4 })
+        );
+        let ids = serde_json::json!({ "shape": [1, 4], "type": "I64" });
         assert_eq!(seen["tensors"]["ids"], ids);
         let output = fitup(&folder, &["model", "inspect", file, "--tensors"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -108,15 +100,15 @@ fn files_of_others_are_inspected() {
 #[test]
 fn what_cannot_be_converted_is_named_with_the_fix() {
     let folder = folder("errors");
-    failure(
+    fails(
         &folder,
         &["model", "convert", "nested.pth", "out.xyz"],
         &["out.xyz", "--to safetensors"],
     );
     let keyed = ["model", "convert", "nested.pth", "out.safetensors"];
     let keyed = [&keyed[..], &["--key", "model"]].concat();
-    failure(&folder, &keyed, &["--key is for .pth files"]);
-    failure(
+    fails(&folder, &keyed, &["--key is for .pth files"]);
+    fails(
         &folder,
         &["model", "convert", "missing.pth", "out.safetensors"],
         &["missing.pth"],
@@ -128,7 +120,7 @@ fn what_cannot_be_converted_is_named_with_the_fix() {
         &["model", "convert", "evil.pth", "out.safetensors"][..],
         &["model", "inspect", "evil.pth"],
     ] {
-        failure(&folder, args, &["evil.pth", "refuses to run os.system"]);
+        fails(&folder, args, &["evil.pth", "refuses to run os.system"]);
     }
     assert!(!folder.join("out.safetensors").exists());
 }

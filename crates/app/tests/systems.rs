@@ -1,9 +1,11 @@
 //! The same commands on systems other than ALBEF: what each can do, and what it says it cannot.
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod program;
 
+use std::path::Path;
+
+use program::{failure, json, samples};
 use serde_json::Value;
 
 /// Everything but `[model]` and `[objectives]`.
@@ -96,30 +98,6 @@ positions = { relative = { table_text_len = 16 } }
 queue_size = 0
 "#;
 
-fn samples() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/pictograms");
-    path.replace('\\', "/")
-}
-
-fn fitup(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fitup"));
-    command.current_dir(folder).args(args).output().unwrap()
-}
-
-fn json(folder: &Path, args: &[&str]) -> Value {
-    let output = fitup(folder, &[args, &["--json"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn failure(folder: &Path, args: &[&str]) -> String {
-    let output = fitup(folder, args);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
-    stderr
-}
-
 /// A folder with a recipe and a picture.
 fn folder(recipe: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -175,13 +153,13 @@ fn a_vilt_matches_and_fills_but_has_nothing_to_index() {
     assert!(filled["masks"][0]["model"][0]["probability"].is_number());
     let shard = format!("{}/test-00000.tar", samples());
     let index = ["index", "build", "--data", &shard, "--out", "index"];
-    let refused = failure(folder, &with_model(&index));
+    let refused = failure(folder, 1, &with_model(&index));
     assert!(
         refused.contains("vilt") && refused.contains("embedding"),
         "{refused}"
     );
     let classify = ["classify", "picture.png", "--labels", "heart,star"];
-    assert!(failure(folder, &with_model(&classify)).contains("vilt"));
+    assert!(failure(folder, 1, &with_model(&classify)).contains("vilt"));
 }
 
 #[test]
@@ -251,7 +229,7 @@ fn a_clip_trains_searches_and_classifies() {
 
     let matched = json(folder, &with_model(&["match", "picture.png", "a heart"]));
     assert!(matched["similarity"].is_number() && matched["match_probability"].is_null());
-    let gap = failure(folder, &with_model(&["fill", "picture.png", "a [MASK]"]));
+    let gap = failure(folder, 1, &with_model(&["fill", "picture.png", "a [MASK]"]));
     assert!(
         gap.contains("clip") && gap.contains("masked words"),
         "{gap}"
@@ -272,7 +250,7 @@ fn a_clip_trains_searches_and_classifies() {
         "--template",
         "a thing",
     ];
-    let template = failure(folder, &with_model(&template));
+    let template = failure(folder, 1, &with_model(&template));
     assert!(template.contains("a thing"), "{template}");
 
     let zero_shot = [
@@ -288,17 +266,19 @@ fn a_clip_trains_searches_and_classifies() {
     assert!(result["classes"].as_u64().unwrap() > 3);
     let top1 = result["top1"].as_f64().unwrap();
     assert!(result["top5"].as_f64().unwrap() >= top1);
-    let nothing = failure(folder, &with_model(&zero_shot));
+    let nothing = failure(folder, 1, &with_model(&zero_shot));
     assert!(nothing.contains("--label-field"), "{nothing}");
 
     let set = "objectives.itm=true";
     let refused = failure(
         folder,
+        1,
         &["pretrain", "tiny.toml", "--out", "third", "--set", set],
     );
     assert!(refused.contains("objectives.itm"), "{refused}");
     let other = failure(
         folder,
+        1,
         &[
             "pretrain",
             "tiny.toml",
