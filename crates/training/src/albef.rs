@@ -9,6 +9,7 @@ use fitup_models::albef::{
 };
 use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::itc::{ItcKeys, PairId, id_targets, identity_targets};
+use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, HostTensor, TensorMap, WeightsError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,8 +21,11 @@ use crate::queue::ItcQueue;
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
     PairTensors, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, WordMasking,
-    batch_r1, bounded, itm_accuracy, pair_ids, scalar, started,
+    batch_r1, bounded, fitted_positions, itm_accuracy, pair_ids, scalar, started,
 };
+
+/// Position embeddings whose size is the image's: the encoder's and its momentum copy's.
+const POSITIONS: [&str; 2] = ["visual_encoder.pos_embed", "visual_encoder_m.pos_embed"];
 
 /// Everything that an ALBEF pre-training run changes, except the optimizer's state.
 #[derive(Debug)]
@@ -142,6 +146,17 @@ impl Pretrain for AlbefPretrain {
             queueing: true,
             device: device.clone(),
         })
+    }
+
+    /// From a model of another image size, too: its positions are resized.
+    fn initial(
+        recipe: &Recipe,
+        tensors: TensorMap,
+        _device: &Device,
+    ) -> Result<(TensorMap, Option<InitialReport>), WeightsError> {
+        let vision = &recipe.model.albef().vision;
+        let grid = vision.image_size / vision.patch_size;
+        fitted_positions(tensors, &POSITIONS, grid)
     }
 
     fn model(&self) -> &Albef {

@@ -11,6 +11,7 @@ mod validation;
 pub use batch::{PairTensors, WordMasking, batch_r1, image_tensor, itm_accuracy, pair_ids, scalar};
 pub use error::TrainError;
 pub use prediction::{Predictions, masked_loss, masked_patches};
+pub use start::fitted_positions;
 pub use system::{Pretrain, StepLosses, StepNumbers, bounded, started};
 pub use validation::{Scores, Validation};
 

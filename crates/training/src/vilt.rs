@@ -7,6 +7,7 @@ use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::objectives::wpa;
 use fitup_models::vilt::{PretrainBatch, Vilt, ViltTexts};
+use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, TensorMap, WeightsError};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -16,7 +17,7 @@ use crate::parameter_groups::{ParameterGroup, vlmo_group};
 use crate::recipe::{ItcTargets, ObjectivesRecipe, Recipe};
 use crate::trainer::{
     PairTensors, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, WordMasking,
-    itm_accuracy, pair_ids, scalar, started,
+    fitted_positions, itm_accuracy, pair_ids, scalar, started,
 };
 
 /// Everything that a ViLT pre-training run changes, except the optimizer's state.
@@ -56,6 +57,17 @@ impl Pretrain for ViltPretrain {
             ),
             device: device.clone(),
         })
+    }
+
+    /// From a model of another image size, too: its positions are resized.
+    fn initial(
+        recipe: &Recipe,
+        tensors: TensorMap,
+        _device: &Device,
+    ) -> Result<(TensorMap, Option<InitialReport>), WeightsError> {
+        let vision = &recipe.model.vilt().vision;
+        let grid = vision.image_size / vision.patch_size;
+        fitted_positions(tensors, &["transformer.pos_embed"], grid)
     }
 
     fn model(&self) -> &Vilt {

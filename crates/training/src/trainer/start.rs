@@ -7,7 +7,8 @@ use burn::tensor::Device;
 use fitup_data::loader::Part;
 use fitup_data::sources::Source;
 use fitup_data::text::{Tokenizer, build_vocabulary, pre_caption};
-use fitup_models::weights::{self, TensorMap};
+use fitup_models::weights::initial::InitialReport;
+use fitup_models::weights::{self, TensorMap, WeightsError};
 
 use super::{Observer, Pretrain, TrainError, encoders};
 use crate::checkpoint::{self, Checkpoint};
@@ -95,6 +96,31 @@ pub(super) fn system<S: Pretrain>(
     Ok((system, event))
 }
 
+/// Initial weights with their position embeddings `names` (those that are there) resized to a grid of
+/// `grid x grid` patches, and what became of them; no report where all were of that size.
+///
+/// # Errors
+/// When one is no square grid of patches.
+pub fn fitted_positions(
+    mut tensors: TensorMap,
+    names: &[&str],
+    grid: usize,
+) -> Result<(TensorMap, Option<InitialReport>), WeightsError> {
+    let mut report = InitialReport::default();
+    for name in names {
+        if tensors.contains_key(*name) {
+            let line = weights::fit_positions(&mut tensors, name, grid)?;
+            report.fitted.extend(line);
+        }
+    }
+    if report.fitted.is_empty() {
+        return Ok((tensors, None));
+    }
+    let taken = tensors.keys().map(|name| (name.clone(), name.clone()));
+    report.taken = taken.collect();
+    Ok((tensors, Some(report)))
+}
+
 /// The vocabulary of a run that starts: the recipe's file; else that of the initial weights, whose
 /// text embeddings belong to it; else one built from the training captions.
 ///
@@ -133,4 +159,44 @@ fn built(recipe: &Recipe, source: &dyn Source, size: usize) -> Vec<String> {
         captions.extend(cleaned.filter_map(|c| pre_caption(c, recipe.data.max_words)));
     }
     build_vocabulary(captions.iter().map(String::as_str), size)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use fitup_models::weights::HostTensor;
+
+    use super::*;
+
+    /// A position embedding of `rows` rows, and a tensor of no image size.
+    fn tensors(rows: usize) -> TensorMap {
+        let of = |shape: Vec<usize>| HostTensor {
+            values: vec![0.5; shape.iter().product()],
+            shape,
+        };
+        [
+            ("pos_embed".to_owned(), of(vec![1, rows, 4])),
+            ("proj.weight".to_owned(), of(vec![2, 4])),
+        ]
+        .into()
+    }
+
+    #[test]
+    fn positions_of_another_image_size_are_resized_and_reported() {
+        let names = ["pos_embed", "momentum.pos_embed"];
+        let (fitted, report) = fitted_positions(tensors(1 + 2 * 2), &names, 3).unwrap();
+        assert_eq!(fitted["pos_embed"].shape, [1, 10, 4]);
+        assert_eq!(fitted["proj.weight"].shape, [2, 4]);
+        let report = report.unwrap();
+        assert_eq!(report.taken.len(), 2);
+        let lines = report.fitted;
+        assert!(lines.len() == 1 && lines[0].contains("2 x 2"), "{lines:?}");
+
+        let (same, report) = fitted_positions(tensors(1 + 3 * 3), &names, 3).unwrap();
+        assert_eq!(same["pos_embed"].values, tensors(10)["pos_embed"].values);
+        assert_eq!(report, None);
+
+        let uneven = fitted_positions(tensors(7), &names, 3).unwrap_err();
+        assert!(uneven.to_string().contains("pos_embed"), "{uneven}");
+    }
 }
