@@ -127,17 +127,20 @@ pub fn pair_ids(targets: ItcTargets, batch: &PairBatch) -> Vec<PairId> {
         .collect()
 }
 
+/// Column of the greatest value of each row. `rows`: `[n, columns]`.
+pub(super) fn greatest(rows: Tensor<2>) -> Vec<i64> {
+    rows.argmax(1)
+        .into_data()
+        .convert::<i64>()
+        .try_to_vec()
+        .expect("converted to int64 the line before")
+}
+
 /// Share of images whose best text inside the batch is their own, `[0, 1]`. `sim`: `[batch,
 /// batch or more]`, the batch's own texts first.
 pub fn batch_r1(sim: Tensor<2>) -> f64 {
     let [batch, _] = sim.dims();
-    let best: Vec<i64> = sim
-        .narrow(1, 0, batch)
-        .argmax(1)
-        .into_data()
-        .convert::<i64>()
-        .try_to_vec()
-        .expect("converted to int64 the line before");
+    let best = greatest(sim.narrow(1, 0, batch));
     let right = best.iter().enumerate().filter(|(i, j)| *i as i64 == **j);
     right.count() as f64 / batch as f64
 }

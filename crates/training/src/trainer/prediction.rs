@@ -6,6 +6,8 @@ use fitup_models::objectives::cross_entropy;
 use fitup_models::objectives::mlm::MaskedPositions;
 use rand_chacha::ChaCha8Rng;
 
+use super::batch::greatest;
+
 /// Predictions of masked parts, against what was there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Predictions {
@@ -19,19 +21,19 @@ impl Predictions {
     /// `logits`: `[masked, classes]`, at least one row; `targets`: `[masked]`.
     pub fn of(logits: Tensor<2>, targets: &[i64]) -> Self {
         let logits = logits.inner();
-        let best: Vec<i64> = logits
-            .clone()
-            .argmax(1)
-            .into_data()
-            .convert::<i64>()
-            .try_to_vec()
-            .expect("converted to int64 the line before");
-        let loss = masked_loss(logits, targets);
+        let loss = masked_loss(logits.clone(), targets);
         Self {
-            right: best.iter().zip(targets).filter(|(a, b)| a == b).count(),
+            right: right(logits, targets),
             loss: f64::from(loss.into_scalar::<f32>()),
         }
     }
+}
+
+/// How many of the greatest logits are at their targets. `logits`: `[masked, classes]`; `targets`:
+/// `[masked]`.
+pub(super) fn right(logits: Tensor<2>, targets: &[i64]) -> usize {
+    let best = greatest(logits);
+    best.iter().zip(targets).filter(|(a, b)| a == b).count()
 }
 
 /// Mean cross-entropy, `[1]`. `logits`: `[masked, classes]`, at least one row; `targets`:

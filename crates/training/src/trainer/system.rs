@@ -8,7 +8,8 @@ use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, TensorMap, WeightsError};
 use serde::{Deserialize, Serialize};
 
-use super::{Scores, TrainError, Validation};
+use super::prediction::right;
+use super::{Scores, TrainError, Validation, masked_loss, scalar};
 use crate::albef::is_model;
 use crate::checkpoint::Progress;
 use crate::parameter_groups::ParameterGroup;
@@ -110,6 +111,23 @@ pub struct StepLosses {
 }
 
 impl StepLosses {
+    /// Of what is masked alone. `logits`: `[masked, classes]`; `tokens`: the right class of each, at
+    /// least one.
+    pub fn masked(logits: Tensor<2>, tokens: &[i64]) -> Self {
+        let loss = masked_loss(logits.clone(), tokens);
+        let right = right(logits.inner(), tokens);
+        let numbers = StepNumbers {
+            total: scalar(&loss),
+            masked_accuracy: Some(right as f64 / tokens.len() as f64),
+            temp: 1.0,
+            ..StepNumbers::default()
+        };
+        Self {
+            total: Some(loss),
+            numbers,
+        }
+    }
+
     /// Of a batch in which nothing is masked.
     pub fn nothing() -> Self {
         Self {

@@ -17,8 +17,7 @@ use crate::parameter_groups::{ParameterGroup, vlmo_group};
 use crate::recipe::Recipe;
 use crate::tasks::masked;
 use crate::trainer::{
-    Predictions, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, image_tensor,
-    masked_loss, masked_patches, scalar, started,
+    Pretrain, Scores, StepLosses, TrainError, Validation, image_tensor, masked_patches, started,
 };
 
 /// Before the names of the tokenizer's tensors in a checkpoint of this stage.
@@ -106,19 +105,9 @@ impl Pretrain for VlmoImagePretrain {
         let dropout = Some(DropoutSeed::new(rng.random()));
         let image = Tensor::from_inner(image);
         let logits = self.model().masked_logits(image, &masked, dropout);
-        let loss = masked_loss(logits.clone(), &masked.token);
-        let right = Predictions::of(logits, &masked.token).right;
-        let numbers = StepNumbers {
-            total: scalar(&loss),
-            mim: Some(scalar(&loss)),
-            masked_accuracy: Some(right as f64 / masked.token.len() as f64),
-            temp: 1.0,
-            ..StepNumbers::default()
-        };
-        StepLosses {
-            total: Some(loss),
-            numbers,
-        }
+        let mut losses = StepLosses::masked(logits, &masked.token);
+        losses.numbers.mim = Some(losses.numbers.total);
+        losses
     }
 
     fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError> {

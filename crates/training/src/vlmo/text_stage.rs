@@ -16,10 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::parameter_groups::{ParameterGroup, vlmo_group};
 use crate::recipe::Recipe;
 use crate::tasks::masked;
-use crate::trainer::{
-    Predictions, Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, WordMasking,
-    masked_loss, scalar, started,
-};
+use crate::trainer::{Pretrain, Scores, StepLosses, TrainError, Validation, WordMasking, started};
 
 /// Everything that a text stage's run changes, except the optimizer's state.
 #[derive(Debug)]
@@ -109,19 +106,9 @@ impl Pretrain for VlmoTextPretrain {
         };
         let dropout = Some(DropoutSeed::new(rng.random()));
         let logits = self.model().masked_logits(&text, &masked, dropout);
-        let loss = masked_loss(logits.clone(), &masked.token);
-        let right = Predictions::of(logits, &masked.token).right;
-        let numbers = StepNumbers {
-            total: scalar(&loss),
-            mlm: Some(scalar(&loss)),
-            masked_accuracy: Some(right as f64 / masked.token.len() as f64),
-            temp: 1.0,
-            ..StepNumbers::default()
-        };
-        StepLosses {
-            total: Some(loss),
-            numbers,
-        }
+        let mut losses = StepLosses::masked(logits, &masked.token);
+        losses.numbers.mlm = Some(losses.numbers.total);
+        losses
     }
 
     fn evaluate(&self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
