@@ -13,7 +13,10 @@ use burn_flex::FlexTensor;
 use crate::flex::{elements, from_vec};
 
 mod head;
+mod reach;
+
 use head::{Problem, Rows, RowsMut};
+pub use reach::{Reach, Segment};
 
 /// `softmax(q k^T / sqrt(head_dim) + mask) v`, per head.
 ///
@@ -104,22 +107,77 @@ pub fn attention_qkv(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
     ))
 }
 
+/// Attention of sequences that stand one after another without padding: the rows of each segment
+/// of `reach` read the rows of keys and values that it names.
+///
+/// `q`: `[query_rows, heads * head_dim]`, `k`, `v`: `[key_rows, heads * head_dim]`; returns
+/// `[query_rows, heads * head_dim]`. On the CPU fused, on other devices [`attention_rows_plain`].
+pub fn attention_rows(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    reach: &Reach,
+    heads: usize,
+) -> Tensor<2> {
+    if !crate::is_fused(&q) {
+        return attention_rows_plain(q, k, v, reach, heads);
+    }
+    Tensor::from_dispatch(<Dispatch as FusedAttention>::fused_attention_rows(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        reach.clone(),
+        heads,
+    ))
+}
+
+/// The same with padding, from Burn's own operators: the reference, and the fallback on other
+/// devices.
+pub fn attention_rows_plain(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    reach: &Reach,
+    heads: usize,
+) -> Tensor<2> {
+    if reach.query_rows() == 0 {
+        return q;
+    }
+    let mask = reach.padding_mask(&q.device());
+    reach.unpad(attention_plain(
+        reach.pad_queries(q),
+        reach.pad_keys(k),
+        reach.pad_keys(v),
+        Some(mask),
+        heads,
+    ))
+}
+
 /// What the forward pass leaves for the backward one.
 pub struct AttentionForward<B: Backend> {
-    /// `[batch, queries, heads * head_dim]`.
+    /// `[batch, queries, heads * head_dim]`, or `[query_rows, heads * head_dim]`.
     pub output: FloatTensor<B>,
-    /// Logarithm of each row's sum of exponentials, `[batch, heads, queries]`.
+    /// Logarithm of each row's sum of exponentials, `[heads, query_rows]`.
     pub log_sum_exp: FloatTensor<B>,
 }
 
-/// Gradients of the operator's inputs.
+/// Gradients of the operator's inputs, of their shapes.
 pub struct AttentionGrads<B: Backend> {
-    /// `[batch, queries, heads * head_dim]`.
+    /// Of the queries.
     pub q: FloatTensor<B>,
-    /// `[batch, keys, heads * head_dim]`.
+    /// Of the keys.
     pub k: FloatTensor<B>,
-    /// `[batch, keys, heads * head_dim]`.
+    /// Of the values.
     pub v: FloatTensor<B>,
+}
+
+/// What is attended to.
+#[derive(Clone, Debug)]
+pub enum Attended<T> {
+    /// Batches of equal length, with an additive mask (empty: none).
+    Dense(T),
+    /// Rows without padding.
+    Rows(Reach),
 }
 
 /// The operators as a backend extension. An empty `mask` means none.
@@ -135,27 +193,29 @@ pub trait FusedAttention: Backend {
     ) -> FloatTensor<Self>;
     /// See [`attention_qkv`].
     fn fused_attention_qkv(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+    /// See [`attention_rows`].
+    fn fused_attention_rows(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        reach: Reach,
+        heads: usize,
+    ) -> FloatTensor<Self>;
 }
 
 /// The passes that training needs; the `Autodiff` operators are built on them.
 pub trait AttentionKernel: FusedAttention {
     /// Forward that keeps the rows' log-sum-exp.
     fn attention_forward(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
+        qkv: [FloatTensor<Self>; 3],
+        attended: Attended<FloatTensor<Self>>,
         heads: usize,
     ) -> AttentionForward<Self>;
     /// Backward: recomputes the scores.
-    #[allow(clippy::too_many_arguments)] // the operator's inputs, its output and one gradient
     fn attention_backward(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
-        output: FloatTensor<Self>,
-        log_sum_exp: FloatTensor<Self>,
+        qkv: [FloatTensor<Self>; 3],
+        attended: Attended<FloatTensor<Self>>,
+        forward: AttentionForward<Self>,
         grad: FloatTensor<Self>,
         heads: usize,
     ) -> AttentionGrads<Self>;
@@ -164,52 +224,81 @@ pub trait AttentionKernel: FusedAttention {
     /// Backward: the gradient of `qkv`.
     fn attention_qkv_backward(
         qkv: FloatTensor<Self>,
-        output: FloatTensor<Self>,
-        log_sum_exp: FloatTensor<Self>,
+        forward: AttentionForward<Self>,
         grad: FloatTensor<Self>,
         heads: usize,
     ) -> FloatTensor<Self>;
 }
 
-/// The mask's elements and whether it has a row per query.
-fn mask_rows(mask: &FlexTensor, queries: usize) -> Option<(&[f32], bool)> {
-    let [batch, rows, _] = mask.shape().dims();
-    (batch > 0).then(|| {
-        assert!(
-            rows == 1 || rows == queries,
-            "mask rows: expected 1 or {queries}, got {rows}"
-        );
-        (elements(mask), rows != 1)
-    })
-}
-
-fn problem<'a>(
+/// Which rows attend to which, and the mask of a dense attention.
+fn resolved(
     q_shape: &Shape,
     k_shape: &Shape,
-    heads: usize,
-    mask: Option<(&'a [f32], bool)>,
-) -> Problem<'a> {
-    let [batch, queries, width] = q_shape.dims();
-    let [k_batch, keys, k_width] = k_shape.dims();
-    assert_eq!(
-        (batch, width),
-        (k_batch, k_width),
-        "q and k: batch and width"
-    );
-    assert_eq!(
-        width % heads,
-        0,
-        "width {width} is not a multiple of {heads} heads"
-    );
-    Problem {
-        batch,
-        heads,
-        queries,
-        keys,
-        head_dim: width / heads,
-        scale: scale(width / heads),
-        mask,
+    attended: Attended<FlexTensor>,
+) -> (Reach, Option<FlexTensor>) {
+    match attended {
+        Attended::Dense(mask) => {
+            let [batch, queries, width] = q_shape.dims();
+            let [k_batch, keys, k_width] = k_shape.dims();
+            assert_eq!(
+                (batch, width),
+                (k_batch, k_width),
+                "q and k: batch and width"
+            );
+            let [masked, rows, _] = mask.shape().dims();
+            assert!(
+                masked == 0 || rows == 1 || rows == queries,
+                "mask rows: expected 1 or {queries}, got {rows}"
+            );
+            let reach = Reach::dense(batch, queries, keys);
+            (reach, (masked > 0).then(|| mask.to_contiguous()))
+        }
+        Attended::Rows(reach) => {
+            let ([queries, width], [keys, k_width]) = (q_shape.dims(), k_shape.dims());
+            assert_eq!(
+                (queries, keys, width),
+                (reach.query_rows(), reach.key_rows(), k_width),
+                "q and k: rows and width"
+            );
+            (reach, None)
+        }
     }
+}
+
+impl<'a> Problem<'a> {
+    fn new(reach: &'a Reach, mask: Option<&'a FlexTensor>, width: usize, heads: usize) -> Self {
+        assert_eq!(
+            width % heads,
+            0,
+            "width {width} is not a multiple of {heads} heads"
+        );
+        Self {
+            reach,
+            heads,
+            head_dim: width / heads,
+            scale: scale(width / heads),
+            mask: mask.map(|mask| {
+                let [_, rows, _] = mask.shape().dims();
+                (elements(mask), rows != 1)
+            }),
+        }
+    }
+
+    /// The forward pass, its output in `shape`.
+    fn run(&self, [q, k, v]: [Rows<'_>; 3], shape: Shape) -> AttentionForward<Flex> {
+        let (output, log_sum_exp) = self.forward(q, k, v);
+        AttentionForward {
+            output: from_vec(output, shape),
+            log_sum_exp: from_vec(
+                log_sum_exp,
+                Shape::new([self.heads, self.reach.query_rows()]),
+            ),
+        }
+    }
+}
+
+fn last(shape: &Shape) -> usize {
+    shape[shape.num_dims() - 1]
 }
 
 impl FusedAttention for Flex {
@@ -220,85 +309,59 @@ impl FusedAttention for Flex {
         mask: FlexTensor,
         heads: usize,
     ) -> FlexTensor {
-        Self::attention_forward(q, k, v, mask, heads).output
+        Self::attention_forward([q, k, v], Attended::Dense(mask), heads).output
     }
 
     fn fused_attention_qkv(qkv: FlexTensor, heads: usize) -> FlexTensor {
         Self::attention_qkv_forward(qkv, heads).output
     }
+
+    fn fused_attention_rows(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        reach: Reach,
+        heads: usize,
+    ) -> FlexTensor {
+        Self::attention_forward([q, k, v], Attended::Rows(reach), heads).output
+    }
 }
 
 impl AttentionKernel for Flex {
     fn attention_forward(
-        q: FlexTensor,
-        k: FlexTensor,
-        v: FlexTensor,
-        mask: FlexTensor,
+        qkv: [FlexTensor; 3],
+        attended: Attended<FlexTensor>,
         heads: usize,
     ) -> AttentionForward<Flex> {
-        let (q, k, v, mask) = (
-            q.to_contiguous(),
-            k.to_contiguous(),
-            v.to_contiguous(),
-            mask.to_contiguous(),
-        );
-        let problem = problem(
-            &q.shape(),
-            &k.shape(),
-            heads,
-            mask_rows(&mask, q.shape()[1]),
-        );
-        let width = problem.width();
-        let (output, log_sum_exp) = problem.forward(
-            Rows::new(elements(&q), width, 0),
-            Rows::new(elements(&k), width, 0),
-            Rows::new(elements(&v), width, 0),
-        );
-        problem.wrap(output, log_sum_exp)
+        let [q, k, v] = qkv.map(|x| x.to_contiguous());
+        let (reach, mask) = resolved(&q.shape(), &k.shape(), attended);
+        let width = last(&q.shape());
+        let problem = Problem::new(&reach, mask.as_ref(), width, heads);
+        let rows = [&q, &k, &v].map(|x| Rows::new(elements(x), width, 0));
+        problem.run(rows, q.shape())
     }
 
     fn attention_backward(
-        q: FlexTensor,
-        k: FlexTensor,
-        v: FlexTensor,
-        mask: FlexTensor,
-        output: FlexTensor,
-        log_sum_exp: FlexTensor,
+        qkv: [FlexTensor; 3],
+        attended: Attended<FlexTensor>,
+        forward: AttentionForward<Flex>,
         grad: FlexTensor,
         heads: usize,
     ) -> AttentionGrads<Flex> {
-        let (q, k, v, mask) = (
-            q.to_contiguous(),
-            k.to_contiguous(),
-            v.to_contiguous(),
-            mask.to_contiguous(),
-        );
+        let [q, k, v] = qkv.map(|x| x.to_contiguous());
         let grad = grad.to_contiguous();
-        let problem = problem(
-            &q.shape(),
-            &k.shape(),
-            heads,
-            mask_rows(&mask, q.shape()[1]),
-        );
-        let width = problem.width();
-        let mut dq = vec![0.0; q.shape().num_elements()];
-        let mut dk = vec![0.0; k.shape().num_elements()];
-        let mut dv = vec![0.0; v.shape().num_elements()];
+        let (reach, mask) = resolved(&q.shape(), &k.shape(), attended);
+        let width = last(&q.shape());
+        let problem = Problem::new(&reach, mask.as_ref(), width, heads);
+        let mut found = [&q, &k, &v].map(|x| vec![0.0; x.shape().num_elements()]);
         problem.backward(
-            [
-                Rows::new(elements(&q), width, 0),
-                Rows::new(elements(&k), width, 0),
-                Rows::new(elements(&v), width, 0),
-            ],
-            elements(&output),
-            elements(&log_sum_exp),
+            [&q, &k, &v].map(|x| Rows::new(elements(x), width, 0)),
+            elements(&forward.output),
+            elements(&forward.log_sum_exp),
             elements(&grad),
-            [
-                RowsMut::new(&mut dq, width, 0),
-                RowsMut::new(&mut dk, width, 0),
-                RowsMut::new(&mut dv, width, 0),
-            ],
+            found.each_mut().map(|x| RowsMut::new(x, width, 0)),
         );
+        let [dq, dk, dv] = found;
         AttentionGrads {
             q: from_vec(dq, q.shape()),
             k: from_vec(dk, k.shape()),
@@ -309,32 +372,33 @@ impl AttentionKernel for Flex {
     fn attention_qkv_forward(qkv: FlexTensor, heads: usize) -> AttentionForward<Flex> {
         let qkv = qkv.to_contiguous();
         let [batch, seq, wide] = qkv.shape().dims();
-        let shape = Shape::new([batch, seq, wide / 3]);
-        let problem = problem(&shape, &shape, heads, None);
+        let reach = Reach::dense(batch, seq, seq);
+        let problem = Problem::new(&reach, None, wide / 3, heads);
         let part = |i: usize| Rows::new(elements(&qkv), wide, i * wide / 3);
-        let (output, log_sum_exp) = problem.forward(part(0), part(1), part(2));
-        problem.wrap(output, log_sum_exp)
+        problem.run(
+            [part(0), part(1), part(2)],
+            Shape::new([batch, seq, wide / 3]),
+        )
     }
 
     fn attention_qkv_backward(
         qkv: FlexTensor,
-        output: FlexTensor,
-        log_sum_exp: FlexTensor,
+        forward: AttentionForward<Flex>,
         grad: FlexTensor,
         heads: usize,
     ) -> FlexTensor {
         let qkv = qkv.to_contiguous();
         let grad = grad.to_contiguous();
         let [batch, seq, wide] = qkv.shape().dims();
-        let shape = Shape::new([batch, seq, wide / 3]);
-        let problem = problem(&shape, &shape, heads, None);
+        let reach = Reach::dense(batch, seq, seq);
+        let problem = Problem::new(&reach, None, wide / 3, heads);
         let part = |i: usize| Rows::new(elements(&qkv), wide, i * wide / 3);
         let mut dqkv = vec![0.0; batch * seq * wide];
         let whole = RowsMut::new(&mut dqkv, wide, 0);
         problem.backward(
             [part(0), part(1), part(2)],
-            elements(&output),
-            elements(&log_sum_exp),
+            elements(&forward.output),
+            elements(&forward.log_sum_exp),
             elements(&grad),
             [
                 whole.shifted(0),
@@ -346,14 +410,66 @@ impl AttentionKernel for Flex {
     }
 }
 
-impl Problem<'_> {
-    fn wrap(&self, output: Vec<f32>, log_sum_exp: Vec<f32>) -> AttentionForward<Flex> {
-        AttentionForward {
-            output: from_vec(output, Shape::new([self.batch, self.queries, self.width()])),
-            log_sum_exp: from_vec(
-                log_sum_exp,
-                Shape::new([self.batch, self.heads, self.queries]),
-            ),
+/// The node of [`attention`] and [`attention_rows`] in the autodiff graph.
+#[derive(Debug)]
+struct AttentionNode;
+
+impl<B: AttentionKernel> Backward<B, 3> for AttentionNode {
+    /// q, k, v; what is attended to; output, log-sum-exp; number of heads.
+    type State = (
+        [B::FloatTensorPrimitive; 3],
+        Attended<B::FloatTensorPrimitive>,
+        [B::FloatTensorPrimitive; 2],
+        usize,
+    );
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [q_node, k_node, v_node] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        let (qkv, attended, [output, log_sum_exp], heads) = ops.state;
+        let forward = AttentionForward {
+            output,
+            log_sum_exp,
+        };
+        let found = B::attention_backward(qkv, attended, forward, grad, heads);
+        if let Some(node) = q_node {
+            grads.register::<B>(node.id, found.q);
+        }
+        if let Some(node) = k_node {
+            grads.register::<B>(node.id, found.k);
+        }
+        if let Some(node) = v_node {
+            grads.register::<B>(node.id, found.v);
+        }
+    }
+}
+
+/// Both forms of attention on an autodiff device.
+fn tracked<B: AttentionKernel, C: CheckpointStrategy>(
+    [q, k, v]: [FloatTensor<Autodiff<B, C>>; 3],
+    attended: Attended<B::FloatTensorPrimitive>,
+    heads: usize,
+) -> FloatTensor<Autodiff<B, C>> {
+    match AttentionNode
+        .prepare::<C>([q.node(), k.node(), v.node()])
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(prep) => {
+            let qkv = [q, k, v].map(|x| x.into_primitive());
+            let forward = B::attention_forward(qkv.clone(), attended.clone(), heads);
+            let output = forward.output;
+            let left = [output.clone(), forward.log_sum_exp];
+            prep.finish((qkv, attended, left, heads), output)
+        }
+        OpsKind::UnTracked(prep) => {
+            let qkv = [q, k, v].map(|x| x.into_primitive());
+            prep.finish(B::attention_forward(qkv, attended, heads).output)
         }
     }
 }
@@ -366,55 +482,17 @@ impl<B: AttentionKernel, C: CheckpointStrategy> FusedAttention for Autodiff<B, C
         mask: FloatTensor<Self>,
         heads: usize,
     ) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct AttentionNode;
-        impl<B: AttentionKernel> Backward<B, 3> for AttentionNode {
-            /// q, k, v, mask, output, log-sum-exp; number of heads.
-            type State = ([B::FloatTensorPrimitive; 6], usize);
+        tracked::<B, C>([q, k, v], Attended::Dense(mask.into_primitive()), heads)
+    }
 
-            fn backward(
-                self,
-                ops: Ops<Self::State, 3>,
-                grads: &mut Gradients,
-                _checkpointer: &mut Checkpointer,
-            ) {
-                let [q_node, k_node, v_node] = ops.parents;
-                let grad = grads.consume::<B>(&ops.node);
-                let ([q, k, v, mask, output, log_sum_exp], heads) = ops.state;
-                let found = B::attention_backward(q, k, v, mask, output, log_sum_exp, grad, heads);
-                if let Some(node) = q_node {
-                    grads.register::<B>(node.id, found.q);
-                }
-                if let Some(node) = k_node {
-                    grads.register::<B>(node.id, found.k);
-                }
-                if let Some(node) = v_node {
-                    grads.register::<B>(node.id, found.v);
-                }
-            }
-        }
-        match AttentionNode
-            .prepare::<C>([q.node(), k.node(), v.node()])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => {
-                let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
-                let mask = mask.into_primitive();
-                let forward =
-                    B::attention_forward(q.clone(), k.clone(), v.clone(), mask.clone(), heads);
-                let output = forward.output;
-                let state = [q, k, v, mask, output.clone(), forward.log_sum_exp];
-                prep.finish((state, heads), output)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::fused_attention(
-                q.into_primitive(),
-                k.into_primitive(),
-                v.into_primitive(),
-                mask.into_primitive(),
-                heads,
-            )),
-        }
+    fn fused_attention_rows(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        reach: Reach,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        tracked::<B, C>([q, k, v], Attended::Rows(reach), heads)
     }
 
     fn fused_attention_qkv(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
@@ -434,7 +512,11 @@ impl<B: AttentionKernel, C: CheckpointStrategy> FusedAttention for Autodiff<B, C
                 let grad = grads.consume::<B>(&ops.node);
                 let ([qkv, output, log_sum_exp], heads) = ops.state;
                 if let Some(node) = node {
-                    let found = B::attention_qkv_backward(qkv, output, log_sum_exp, grad, heads);
+                    let forward = AttentionForward {
+                        output,
+                        log_sum_exp,
+                    };
+                    let found = B::attention_qkv_backward(qkv, forward, grad, heads);
                     grads.register::<B>(node.id, found);
                 }
             }

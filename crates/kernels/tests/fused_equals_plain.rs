@@ -4,7 +4,9 @@
 #![allow(missing_docs)]
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fitup_kernels::attention::{attention, attention_plain, attention_qkv};
+use fitup_kernels::attention::{
+    Reach, attention, attention_plain, attention_qkv, attention_rows, attention_rows_plain,
+};
 use fitup_kernels::gelu::{bias_gelu, bias_gelu_plain};
 use fitup_kernels::layer_norm::{layer_norm, layer_norm_plain};
 use proptest::prelude::*;
@@ -130,6 +132,38 @@ proptest! {
     }
 
     #[test]
+    fn attention_over_rows_of_any_lengths(
+        seed in 1u64..1_000_000,
+        heads in 1usize..4,
+        head_dim in 1usize..19,
+        key_lengths in prop::collection::vec(1usize..20, 1..5),
+        // Length of each sequence of queries, 0 among them, and whose keys it reads.
+        readers in prop::collection::vec((0usize..12, 0usize..5), 1..9),
+    ) {
+        let device = Device::flex().autodiff();
+        let width = heads * head_dim;
+        let ranges: Vec<_> = key_lengths
+            .iter()
+            .scan(0, |end, length| {
+                *end += length;
+                Some(*end - length..*end)
+            })
+            .collect();
+        let sequences = readers
+            .iter()
+            .map(|(queries, read)| (*queries, ranges[read % ranges.len()].clone()));
+        let reach = Reach::new(sequences, key_lengths.iter().sum());
+        prop_assume!(reach.query_rows() > 0);
+        let q = leaf(seed, [reach.query_rows(), width], &device);
+        let k = leaf(seed + 1, [reach.key_rows(), width], &device);
+        let v = leaf(seed + 2, [reach.key_rows(), width], &device);
+        let fused = attention_rows(q.clone(), k.clone(), v.clone(), &reach, heads);
+        let plain = attention_rows_plain(q.clone(), k.clone(), v.clone(), &reach, heads);
+        let cotangent = tensor(seed + 4, [reach.query_rows(), width], &device);
+        compare(fused, plain, [&q, &k, &v], cotangent)?;
+    }
+
+    #[test]
     fn layer_norm_of_any_width(
         seed in 1u64..1_000_000,
         batch in 1usize..4,
@@ -207,4 +241,10 @@ fn the_result_does_not_depend_on_the_batch_beside_it() {
         1e-6,
     );
     assert_eq!(difference(all.narrow(0, 299, 1), one), 0.0);
+}
+
+#[test]
+#[should_panic(expected = "keys overlap")]
+fn ranges_of_keys_are_equal_or_apart() {
+    Reach::new([(1, 0..3), (1, 2..4)], 4);
 }

@@ -1,4 +1,4 @@
-//! The arithmetic of one head, and the loop over batch and heads.
+//! The arithmetic of one head, and the loop over segments and heads.
 
 use std::marker::PhantomData;
 
@@ -6,6 +6,7 @@ use gemm::Parallelism;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::reach::{Reach, Segment};
 use crate::vector;
 
 /// Rows of a `[rows, stride]` matrix, read from column `offset` on.
@@ -47,8 +48,8 @@ pub(super) struct RowsMut<'a> {
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: tasks write disjoint blocks: a block is one (batch, head), and `Problem::backward`
-// hands each pair to one task.
+// SAFETY: tasks write disjoint blocks: a block is one (segment, head), or for keys and values one
+// (group, head); `Problem` hands each to one task, and segments and groups share no rows.
 unsafe impl Send for RowsMut<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for RowsMut<'_> {}
@@ -79,6 +80,7 @@ impl<'a> RowsMut<'a> {
             // SAFETY: within the buffer, by the assertion above.
             data: unsafe { self.data.add(start) },
             row_stride: self.stride as isize,
+            columns,
         }
     }
 }
@@ -113,6 +115,7 @@ impl<'a> Matrix<'a> {
 struct Target {
     data: *mut f32,
     row_stride: isize,
+    columns: usize,
 }
 
 impl Target {
@@ -120,12 +123,35 @@ impl Target {
         Self {
             data: data.as_mut_ptr(),
             row_stride: columns as isize,
+            columns,
         }
+    }
+
+    /// Writes column `i` of the first row.
+    fn set(&mut self, i: usize, value: f32) {
+        assert!(i < self.columns);
+        // SAFETY: within the block, by the assertion above; the block is this task's alone.
+        unsafe { *self.data.add(i) = value }
     }
 }
 
-/// `target = alpha * a b`, with `a: [m, k]` and `b: [k, n]`, on this thread.
-fn matmul(target: Target, a: Matrix<'_>, b: Matrix<'_>, [m, k, n]: [usize; 3], alpha: f32) {
+/// What becomes of the values that a product finds in its target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Store {
+    Overwrite,
+    Add,
+}
+
+/// `target = alpha * a b` or `target += alpha * a b`, with `a: [m, k]` and `b: [k, n]`, on this
+/// thread.
+fn matmul(
+    target: Target,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    [m, k, n]: [usize; 3],
+    alpha: f32,
+    store: Store,
+) {
     let reach = |x: &Matrix<'_>, rows: usize, columns: usize| {
         (rows as isize - 1) * x.row_stride + (columns as isize - 1) * x.column_stride
     };
@@ -140,14 +166,14 @@ fn matmul(target: Target, a: Matrix<'_>, b: Matrix<'_>, [m, k, n]: [usize; 3], a
             target.data,
             1,
             target.row_stride,
-            false,
+            store == Store::Add,
             a.data.as_ptr(),
             a.column_stride,
             a.row_stride,
             b.data.as_ptr(),
             b.column_stride,
             b.row_stride,
-            0.0,
+            if store == Store::Add { 1.0 } else { 0.0 },
             alpha,
             false,
             false,
@@ -159,13 +185,12 @@ fn matmul(target: Target, a: Matrix<'_>, b: Matrix<'_>, [m, k, n]: [usize; 3], a
 
 /// Sizes and mask of one attention.
 pub(super) struct Problem<'a> {
-    pub(super) batch: usize,
+    pub(super) reach: &'a Reach,
     pub(super) heads: usize,
-    pub(super) queries: usize,
-    pub(super) keys: usize,
     pub(super) head_dim: usize,
     pub(super) scale: f32,
-    /// Elements, and whether there is a row per query.
+    /// Elements, and whether there is a row per query or one per segment. Only where all segments
+    /// have the same number of keys.
     pub(super) mask: Option<(&'a [f32], bool)>,
 }
 
@@ -174,59 +199,62 @@ impl Problem<'_> {
         self.heads * self.head_dim
     }
 
-    fn mask_row(&self, batch: usize, query: usize) -> Option<&[f32]> {
+    fn mask_row(&self, segment: usize, query: usize) -> Option<&[f32]> {
         self.mask.map(|(mask, per_query)| {
+            let keys = self.reach.segments()[segment].keys.len();
             let row = if per_query {
-                batch * self.queries + query
+                self.reach.segments()[segment].queries.start + query
             } else {
-                batch
+                segment
             };
-            &mask[row * self.keys..(row + 1) * self.keys]
+            &mask[row * keys..(row + 1) * keys]
         })
     }
 
-    /// Unmasked scores of one head into `scores`, `[queries, keys]`.
-    fn scores(&self, q: Matrix<'_>, k: Matrix<'_>, scores: &mut [f32]) {
-        let shape = [self.queries, self.head_dim, self.keys];
-        let target = Target::dense(scores, self.keys);
-        matmul(target, q, k.transposed(), shape, self.scale);
-    }
-
-    /// Returns the output `[batch, queries, width]` and the log-sum-exp `[batch, heads, queries]`.
+    /// Returns the output `[query rows, width]` and the log-sum-exp `[heads, query rows]`.
     pub(super) fn forward(&self, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>) -> (Vec<f32>, Vec<f32>) {
-        let mut output = vec![0.0; self.batch * self.queries * self.width()];
-        let mut log_sum_exp = vec![0.0; self.batch * self.heads * self.queries];
-        if self.queries == 0 || self.keys == 0 {
-            return (output, log_sum_exp);
-        }
-        let rows = RowsMut::new(&mut output, self.width(), 0);
-        log_sum_exp
-            .par_chunks_mut(self.queries)
-            .enumerate()
+        let rows = self.reach.query_rows();
+        let mut output = vec![0.0; rows * self.width()];
+        let mut log_sum_exp = vec![0.0; self.heads * rows];
+        let output_rows = RowsMut::new(&mut output, self.width(), 0);
+        let lse_rows = RowsMut::new(&mut log_sum_exp, rows, 0);
+        let segments = self.reach.segments();
+        (0..segments.len() * self.heads)
+            .into_par_iter()
             .for_each_init(
-                || vec![0.0; self.queries * self.keys],
-                |scores, (task, lse)| {
-                    let (b, column) = (task / self.heads, task % self.heads * self.head_dim);
-                    let q = q.block(b * self.queries, column, self.queries, self.head_dim);
-                    let k = k.block(b * self.keys, column, self.keys, self.head_dim);
-                    let v = v.block(b * self.keys, column, self.keys, self.head_dim);
-                    self.scores(q, k, scores);
-                    for (i, (row, lse)) in scores.chunks_mut(self.keys).zip(lse).enumerate() {
-                        *lse = softmax_row(row, self.mask_row(b, i));
+                || vec![0.0; self.reach.most_scores()],
+                |scratch, task| {
+                    let (index, head) = (task / self.heads, task % self.heads);
+                    let Segment { queries, keys } = &segments[index];
+                    let (n, m, d) = (queries.len(), keys.len(), self.head_dim);
+                    let column = head * d;
+                    let scores = &mut scratch[..n * m];
+                    matmul(
+                        Target::dense(scores, m),
+                        q.block(queries.start, column, n, d),
+                        k.block(keys.start, column, m, d).transposed(),
+                        [n, d, m],
+                        self.scale,
+                        Store::Overwrite,
+                    );
+                    let mut lse = lse_rows.block(head, queries.start, 1, n);
+                    for (i, row) in scores.chunks_mut(m).enumerate() {
+                        lse.set(i, softmax_row(row, self.mask_row(index, i)));
                     }
                     matmul(
-                        rows.block(b * self.queries, column, self.queries, self.head_dim),
-                        Matrix::dense(scores, self.keys),
-                        v,
-                        [self.queries, self.keys, self.head_dim],
+                        output_rows.block(queries.start, column, n, d),
+                        Matrix::dense(scores, m),
+                        v.block(keys.start, column, m, d),
+                        [n, m, d],
                         1.0,
+                        Store::Overwrite,
                     );
                 },
             );
         (output, log_sum_exp)
     }
 
-    /// Writes the gradients of q, k and v.
+    /// Writes the gradients of q, k and v; rows of k and v that nobody reads are left as they are.
     pub(super) fn backward(
         &self,
         [q, k, v]: [Rows<'_>; 3],
@@ -235,50 +263,86 @@ impl Problem<'_> {
         grad: &[f32],
         [dq, dk, dv]: [RowsMut<'_>; 3],
     ) {
-        if self.queries == 0 || self.keys == 0 {
-            return;
-        }
-        let (n, m, d) = (self.queries, self.keys, self.head_dim);
+        let rows = self.reach.query_rows();
         let output = Rows::new(output, self.width(), 0);
         let grad = Rows::new(grad, self.width(), 0);
-        (0..self.batch * self.heads).into_par_iter().for_each_init(
-            || (vec![0.0; n * m], vec![0.0; n * m]),
-            |(probs, dprobs), task| {
-                let (b, column) = (task / self.heads, task % self.heads * d);
-                let q = q.block(b * n, column, n, d);
-                let k = k.block(b * m, column, m, d);
-                let v = v.block(b * m, column, m, d);
-                let g = grad.block(b * n, column, n, d);
-                let o = output.block(b * n, column, n, d);
-                self.scores(q, k, probs);
-                for (i, row) in probs.chunks_mut(m).enumerate() {
-                    probs_row(row, self.mask_row(b, i), log_sum_exp[task * n + i]);
-                }
-                let p = Matrix::dense(probs, m);
-                matmul(
-                    dv.block(b * m, column, m, d),
-                    p.transposed(),
-                    g,
-                    [m, n, d],
-                    1.0,
-                );
-                matmul(Target::dense(dprobs, m), g, v.transposed(), [n, d, m], 1.0);
-                for (i, (dp, p)) in dprobs.chunks_mut(m).zip(probs.chunks(m)).enumerate() {
-                    let at = i * self.width();
-                    let delta = vector::dot(&g.data[at..at + d], &o.data[at..at + d]);
-                    dscores_row(dp, p, delta, self.scale);
-                }
-                let ds = Matrix::dense(dprobs, m);
-                matmul(dq.block(b * n, column, n, d), ds, k, [n, m, d], 1.0);
-                matmul(
-                    dk.block(b * m, column, m, d),
-                    ds.transposed(),
-                    q,
-                    [m, n, d],
-                    1.0,
-                );
-            },
-        );
+        let (segments, groups) = (self.reach.segments(), self.reach.groups());
+        let most = self.reach.most_scores();
+        // A task is a group: its segments add to the same gradients of keys and values, in order.
+        (0..groups.len() * self.heads)
+            .into_par_iter()
+            .for_each_init(
+                || (vec![0.0; most], vec![0.0; most]),
+                |(probs, dprobs), task| {
+                    let (group, head) = (&groups[task / self.heads], task % self.heads);
+                    for (place, &index) in group.iter().enumerate() {
+                        let Segment { queries, keys } = &segments[index];
+                        let (n, m, d) = (queries.len(), keys.len(), self.head_dim);
+                        let column = head * d;
+                        let (probs, dprobs) = (&mut probs[..n * m], &mut dprobs[..n * m]);
+                        let q = q.block(queries.start, column, n, d);
+                        let k = k.block(keys.start, column, m, d);
+                        let v = v.block(keys.start, column, m, d);
+                        let g = grad.block(queries.start, column, n, d);
+                        let o = output.block(queries.start, column, n, d);
+                        let store = if place == 0 {
+                            Store::Overwrite
+                        } else {
+                            Store::Add
+                        };
+                        matmul(
+                            Target::dense(probs, m),
+                            q,
+                            k.transposed(),
+                            [n, d, m],
+                            self.scale,
+                            Store::Overwrite,
+                        );
+                        let lse = &log_sum_exp[head * rows + queries.start..];
+                        for (i, row) in probs.chunks_mut(m).enumerate() {
+                            probs_row(row, self.mask_row(index, i), lse[i]);
+                        }
+                        matmul(
+                            dv.block(keys.start, column, m, d),
+                            Matrix::dense(probs, m).transposed(),
+                            g,
+                            [m, n, d],
+                            1.0,
+                            store,
+                        );
+                        matmul(
+                            Target::dense(dprobs, m),
+                            g,
+                            v.transposed(),
+                            [n, d, m],
+                            1.0,
+                            Store::Overwrite,
+                        );
+                        for (i, (dp, p)) in dprobs.chunks_mut(m).zip(probs.chunks(m)).enumerate() {
+                            let at = i * self.width();
+                            let delta = vector::dot(&g.data[at..at + d], &o.data[at..at + d]);
+                            dscores_row(dp, p, delta, self.scale);
+                        }
+                        let ds = Matrix::dense(dprobs, m);
+                        matmul(
+                            dq.block(queries.start, column, n, d),
+                            ds,
+                            k,
+                            [n, m, d],
+                            1.0,
+                            Store::Overwrite,
+                        );
+                        matmul(
+                            dk.block(keys.start, column, m, d),
+                            ds.transposed(),
+                            q,
+                            [m, n, d],
+                            1.0,
+                            store,
+                        );
+                    }
+                },
+            );
     }
 }
 
