@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`gelu`] | bias + exact GELU |
 //! | [`layer_norm`] | LayerNorm over the last dimension |
-//! | [`attention`] | scaled dot-product attention that keeps no score matrix |
+//! | [`attention`] | scaled dot-product attention that keeps no score matrix, dense or over rows |
+//! | [`linear`] | linear layers: one product forward, one for each gradient |
 //!
 //! Each has a plain composition beside it (`*_plain`): the reference in tests, and what runs on
 //! every device but the CPU. Results do not depend on the number of threads: partial sums are
@@ -20,6 +21,7 @@ pub mod attention;
 mod flex;
 pub mod gelu;
 pub mod layer_norm;
+pub mod linear;
 mod vector;
 
 use burn::backend::DispatchDevice;

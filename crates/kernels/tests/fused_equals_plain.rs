@@ -9,6 +9,7 @@ use fitup_kernels::attention::{
 };
 use fitup_kernels::gelu::{bias_gelu, bias_gelu_plain};
 use fitup_kernels::layer_norm::{layer_norm, layer_norm_plain};
+use fitup_kernels::linear::{linear, linear_plain};
 use proptest::prelude::*;
 
 /// Numbers in [-2, 2) that follow from the seed alone.
@@ -161,6 +162,34 @@ proptest! {
         let plain = attention_rows_plain(q.clone(), k.clone(), v.clone(), &reach, heads);
         let cotangent = tensor(seed + 4, [reach.query_rows(), width], &device);
         compare(fused, plain, [&q, &k, &v], cotangent)?;
+    }
+
+    #[test]
+    fn linear_of_any_width(
+        seed in 1u64..1_000_000,
+        batch in 1usize..4,
+        rows in 1usize..150,
+        input in 1usize..70,
+        output in 1usize..70,
+        with_bias: bool,
+    ) {
+        let device = Device::flex().autodiff();
+        // Swapped, so not contiguous.
+        let x = leaf(seed, [rows, batch, input], &device);
+        let weight = leaf(seed + 1, [1, input, output], &device);
+        let bias = leaf(seed + 2, [1, 1, output], &device);
+        let inputs = || {
+            let x = x.clone().swap_dims(0, 1);
+            let bias = with_bias.then(|| bias.clone().reshape([output]));
+            (x, weight.clone().reshape([input, output]), bias)
+        };
+        let (a, b, c) = inputs();
+        let fused = linear(a, b, c);
+        let (a, b, c) = inputs();
+        let plain = linear_plain(a, b, c);
+        let cotangent = tensor(seed + 4, [batch, rows, output], &device);
+        let third = if with_bias { &bias } else { &x };
+        compare(fused, plain, [&x, &weight, third], cotangent)?;
     }
 
     #[test]

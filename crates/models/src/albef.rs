@@ -7,16 +7,17 @@
 //! Exact against `models/model_pretrain.py`.
 
 use burn::module::{Module, Param};
-use burn::nn::{Initializer, Linear};
+use burn::nn::Initializer;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::bert::{
-    Bert, BertConfig, ImageKeysValues, ImageTokens, KeysValues, padding_mask,
+    Bert, BertConfig, ImageKeysValues, ImageTokens, KeysValues, Pairs, padding_mask,
 };
 use crate::layers::dropout::DropoutSeed;
+use crate::layers::packing::{Asked, Packing};
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
-use crate::layers::{l2_normalize, linear};
+use crate::layers::{Linear, l2_normalize, linear};
 use crate::objectives::itc::{self, Itc, ItcKeys};
 use crate::objectives::itm::{self, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
@@ -171,6 +172,26 @@ impl AlbefEncoders {
         }
     }
 
+    /// As [`Self::encode_text`] without padding. `input_ids`: `[rows]`, packed as `packing`.
+    pub fn encode_text_rows(
+        &self,
+        input_ids: Tensor<1, Int>,
+        packing: &Packing,
+        asked: Asked,
+        dropout: Option<DropoutSeed>,
+    ) -> TextRows {
+        let bert = &self.text_encoder;
+        let tokens = bert.text_rows(input_ids, packing, &asked, dropout);
+        let first = match asked {
+            Asked::First => tokens.clone(),
+            _ => tokens
+                .clone()
+                .select(0, packing.first_rows(&tokens.device())),
+        };
+        let embed = l2_normalize(self.text_proj.forward(first));
+        TextRows { tokens, embed }
+    }
+
     /// Keys and values of the fusion layers for `tokens`, `[batch, 1 + patches, vision.width]`.
     pub fn image_keys_values(&self, tokens: Tensor<3>) -> ImageKeysValues {
         let image = ImageTokens { tokens, mask: None };
@@ -194,6 +215,33 @@ impl AlbefEncoders {
         let index = int_vector(&masked.index, &fused.device());
         bert.mlm_logits(fused.reshape([batch * seq, width]).select(0, index))
     }
+
+    /// As [`Self::mlm_logits`] without padding. `masked_input_ids`: `[rows]`, packed as `packing`,
+    /// text `i` beside image `i`; `asked`: the masked places.
+    pub fn mlm_logits_rows(
+        &self,
+        masked_input_ids: Tensor<1, Int>,
+        packing: &Packing,
+        image: &ImageKeysValues,
+        asked: &Asked,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let bert = &self.text_encoder;
+        let (text_dropout, fusion_dropout) = (dropout.map(|d| d.at(0)), dropout.map(|d| d.at(1)));
+        let text = bert.text_rows(masked_input_ids, packing, &Asked::All, text_dropout);
+        let pairs = Pairs::own(packing.texts());
+        let fused = bert.fusion_rows(text, packing, &pairs, image, asked, fusion_dropout);
+        bert.mlm_logits(fused)
+    }
+}
+
+/// An encoded batch of texts without padding.
+#[derive(Clone, Debug)]
+pub struct TextRows {
+    /// The rows that were asked for, `[rows, text.hidden_size]`.
+    pub tokens: Tensor<2>,
+    /// Projected CLS, unit rows, `[texts, embed_dim]`.
+    pub embed: Tensor<2>,
 }
 
 /// The model: encoders, the matching head and the learnable temperature.
@@ -282,6 +330,8 @@ impl Albef {
     /// One pre-training step's losses. `self` lives on an autodiff device, `momentum` (already
     /// updated for this step) and the batch on the device below it. The order of all random draws
     /// is the caller's: nothing here draws or remembers.
+    ///
+    /// Texts go through without padding, and no layer computes rows that no loss reads.
     pub fn pretrain(
         &self,
         momentum: &AlbefEncoders,
@@ -289,12 +339,19 @@ impl Albef {
         objectives: &PretrainObjectives,
         dropout: Option<DropoutSeed>,
     ) -> PretrainOutput {
+        let packing = Packing::from_mask(batch.attention_mask.clone());
+        let input_ids = packing.pack(batch.input_ids.clone());
         let image = self
             .encoders
             .encode_image(Tensor::from_inner(batch.image.clone()));
-        let text = self.encoders.encode_text(
-            Tensor::from_inner(batch.input_ids.clone()),
-            Tensor::from_inner(batch.attention_mask.clone()),
+        let text = self.encoders.encode_text_rows(
+            Tensor::from_inner(input_ids.clone()),
+            &packing,
+            if objectives.itm.is_some() {
+                Asked::All
+            } else {
+                Asked::First
+            },
             dropout.map(|d| d.at(0)),
         );
         let distill_mlm = objectives.mlm && objectives.alpha_mlm > 0.0;
@@ -303,8 +360,7 @@ impl Albef {
 
         let keys = objectives.itc.as_ref().zip(image_m.as_ref());
         let keys = keys.map(|(memory, image_m)| {
-            let ids = (batch.input_ids.clone(), batch.attention_mask.clone());
-            let text_m = momentum.encode_text(ids.0, ids.1, None);
+            let text_m = momentum.encode_text_rows(input_ids, &packing, Asked::First, None);
             ItcKeys {
                 image: image_m.embed.clone(),
                 text: text_m.embed,
@@ -330,28 +386,31 @@ impl Albef {
             )
         });
 
-        let image_kv = self.encoders.image_keys_values(image.tokens.clone());
-        let itm = objectives.itm.as_ref().map(|draw| {
-            let negatives = draw.negatives(|| self.similarities(&image, &text, &itc));
-            self.itm_loss(&text, &image_kv, &negatives, dropout.map(|d| d.at(1)))
+        let masks = objectives.mlm && !batch.masked.token.is_empty();
+        let image_kv = (masks || objectives.itm.is_some())
+            .then(|| self.encoders.image_keys_values(image.tokens.clone()));
+        let itm = objectives.itm.as_ref().zip(image_kv.as_ref());
+        let itm = itm.map(|(draw, image_kv)| {
+            let negatives = draw.negatives(|| self.similarities(&image.embed, &text.embed, &itc));
+            let dropout = dropout.map(|d| d.at(1));
+            self.itm_loss(text.tokens.clone(), &packing, image_kv, &negatives, dropout)
         });
 
-        let mlm = (objectives.mlm && !batch.masked.token.is_empty()).then(|| {
-            let logits = self.encoders.mlm_logits(
-                Tensor::from_inner(batch.masked_input_ids.clone()),
-                text.mask.clone(),
+        let mlm = image_kv.filter(|_| masks).map(|image_kv| {
+            let masked_ids = packing.pack(batch.masked_input_ids.clone());
+            let [texts, seq] = batch.input_ids.dims();
+            let asked = Asked::at(&batch.masked.index, texts, seq);
+            let logits = self.encoders.mlm_logits_rows(
+                Tensor::from_inner(masked_ids.clone()),
+                &packing,
                 &image_kv,
-                &batch.masked,
+                &asked,
                 dropout.map(|d| d.at(2)),
             );
-            let teacher = image_m.as_ref().filter(|_| distill_mlm).map(|image_m| {
-                let logits = momentum.mlm_logits(
-                    batch.masked_input_ids.clone(),
-                    text.mask.clone().inner(),
-                    &momentum.image_keys_values(image_m.tokens.clone()),
-                    &batch.masked,
-                    None,
-                );
+            let teacher = image_m.filter(|_| distill_mlm).map(|image_m| {
+                let image_kv = momentum.image_keys_values(image_m.tokens);
+                let logits =
+                    momentum.mlm_logits_rows(masked_ids, &packing, &image_kv, &asked, None);
                 Tensor::from_inner(logits)
             });
             let tokens = int_vector(&batch.masked.token, &logits.device());
@@ -367,50 +426,44 @@ impl Albef {
     }
 
     /// Similarities inside the batch, `[batch, batch]` row-major, image to text and text to image:
-    /// those of the contrastive loss where it is computed.
+    /// those of the contrastive loss where it is computed. `image`, `text`: `[batch, embed_dim]`.
     fn similarities(
         &self,
-        image: &ImageFeatures,
-        text: &TextFeatures,
+        image: &Tensor<2>,
+        text: &Tensor<2>,
         itc: &Option<Itc>,
     ) -> (Vec<f32>, Vec<f32>) {
         if let Some(itc) = itc {
-            let batch = image.embed.dims()[0];
+            let batch = image.dims()[0];
             let inside = |sim: &Tensor<2>| host_values(sim.clone().inner().narrow(1, 0, batch));
             return (inside(&itc.sim_i2t), inside(&itc.sim_t2i));
         }
-        let sim = image.embed.clone().matmul(text.embed.clone().transpose())
-            / self.temp.val().unsqueeze();
+        let sim = image.clone().matmul(text.clone().transpose()) / self.temp.val().unsqueeze();
         let sim = sim.inner();
         (host_values(sim.clone()), host_values(sim.transpose()))
     }
 
     /// The matching loss over positives, (text, negative image) and (negative text, image), in
-    /// one pass; the keys and values of each image are those already computed.
+    /// one pass; the keys and values of each image are those already computed. `text_tokens`:
+    /// `[rows, text.hidden_size]`.
     fn itm_loss(
         &self,
-        text: &TextFeatures,
+        text_tokens: Tensor<2>,
+        packing: &Packing,
         image: &ImageKeysValues,
         negatives: &Negatives,
         dropout: Option<DropoutSeed>,
     ) -> Itm {
-        let device = text.tokens.device();
-        let index = |chosen: &[usize]| {
-            let chosen: Vec<i64> = chosen.iter().map(|i| *i as i64).collect();
-            int_vector(&chosen, &device)
+        let own: Vec<usize> = (0..packing.texts()).collect();
+        let pairs = Pairs {
+            texts: [&own[..], &own, &negatives.text_idx].concat(),
+            images: [&own[..], &negatives.image_idx, &own].concat(),
         };
-        let (image_idx, text_idx) = (index(&negatives.image_idx), index(&negatives.text_idx));
-        let texts = |x: &Tensor<3>| {
-            let negative = x.clone().select(0, text_idx.clone());
-            Tensor::cat(vec![x.clone(), x.clone(), negative], 0)
-        };
-        let images = image.map(|x| {
-            let negative = x.clone().select(0, image_idx.clone());
-            Tensor::cat(vec![x.clone(), negative, x], 0)
-        });
-        let logits = self.itm_logits(texts(&text.tokens), texts(&text.mask), &images, dropout);
-        let labels = itm::labels(negatives.text_idx.len());
-        itm::itm(logits, Tensor::from_data(labels, &device))
+        let bert = &self.encoders.text_encoder;
+        let fused = bert.fusion_rows(text_tokens, packing, &pairs, image, &Asked::First, dropout);
+        let logits = self.itm_head.forward(fused);
+        let labels = Tensor::from_data(itm::labels(own.len()), &logits.device());
+        itm::itm(logits, labels)
     }
 }
 

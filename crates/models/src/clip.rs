@@ -9,14 +9,14 @@
 //! it ([`crate::weights::clip_name`]).
 
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor, activation};
 use fitup_kernels::attention::{attention, attention_qkv};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::bert::{causal_mask, padding_mask};
 use crate::layers::patch_embed::PatchEmbed;
-use crate::layers::{LayerNorm, l2_normalize, linear, linear_gelu};
+use crate::layers::{LayerNorm, Linear, l2_normalize, linear, linear_gelu};
 use crate::system::{
     EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
 };

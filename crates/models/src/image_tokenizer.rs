@@ -16,7 +16,7 @@ use crate::layers::patch_embed::cut;
 use crate::layers::vision_transformer::Mlp;
 use crate::layers::{l2_normalize, linear};
 use crate::system::SystemConfig;
-use crate::weights::host_values;
+use crate::weights::{host_integers, host_values};
 
 /// Share of the old value in the moving means of entries and of their use.
 const DECAY: f64 = 0.99;
@@ -193,12 +193,7 @@ impl Codebook {
         // No gradient goes through a choice.
         let entries = l2_normalize(self.entries.val().inner());
         let similarity = latents.inner().matmul(entries.transpose());
-        similarity
-            .argmax(1)
-            .into_data()
-            .convert::<i64>()
-            .try_to_vec()
-            .expect("converted to int64 the line before")
+        host_integers(similarity.argmax(1))
     }
 
     /// The codebook after a batch: entries move towards the mean of their vectors; those out of use

@@ -3,6 +3,7 @@
 pub mod bert;
 pub mod dropout;
 pub mod mome_block;
+pub mod packing;
 pub mod patch_embed;
 pub mod patch_selection;
 pub mod position;
@@ -10,7 +11,7 @@ pub mod relative_position;
 pub mod vision_transformer;
 
 use burn::module::{Module, Param};
-use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
 /// LayerNorm over the last dimension, with the originals' parameter names.
@@ -39,16 +40,42 @@ impl LayerNorm {
     }
 }
 
-/// A linear layer `[.., input] -> [.., output]`, zero until weights are initialised or loaded.
+/// A linear layer, `[.., input] -> [.., output]`, with the originals' parameter names.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[input, output]`; the official checkpoints hold its transpose.
+    pub weight: Param<Tensor<2>>,
+    /// `[output]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// `x`: `[.., input]`; returns `[.., output]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        fitup_kernels::linear::linear(x, self.weight.val(), bias)
+    }
+}
+
+/// A linear layer, zero until weights are initialised or loaded.
 pub(crate) fn linear(input: usize, output: usize, device: &Device) -> Linear {
-    LinearConfig::new(input, output)
-        .with_initializer(Initializer::Zeros)
-        .init(device)
+    Linear {
+        bias: Some(Initializer::Zeros.init([output], device)),
+        ..linear_without_bias(input, output, device)
+    }
+}
+
+/// As [`linear`], without a bias.
+pub(crate) fn linear_without_bias(input: usize, output: usize, device: &Device) -> Linear {
+    Linear {
+        weight: Initializer::Zeros.init([input, output], device),
+        bias: None,
+    }
 }
 
 /// `gelu(linear(x))` in one pass after the product. `x`: `[.., input]`; returns `[.., output]`.
 pub(crate) fn linear_gelu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    let product = burn::tensor::module::linear(x, layer.weight.val(), None);
+    let product = fitup_kernels::linear::linear(x, layer.weight.val(), None);
     match &layer.bias {
         Some(bias) => fitup_kernels::gelu::bias_gelu(product, bias.val()),
         None => burn::tensor::activation::gelu(product),

@@ -12,7 +12,7 @@
 pub mod downstream;
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ use crate::layers::bert::{BertEmbeddings, padding_mask};
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::patch_selection::{PatchMask, PatchSelection};
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
-use crate::layers::{LayerNorm, linear, linear_gelu};
+use crate::layers::{LayerNorm, Linear, linear, linear_gelu};
 use crate::objectives::itm::{self, Itm};
 use crate::objectives::mlm::{self, MaskedPositions};
 use crate::objectives::wpa::{self, Wpa};

@@ -14,13 +14,13 @@ pub mod image_stage;
 pub mod text_stage;
 
 use burn::module::{Module, Param};
-use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::nn::Initializer;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::bert::padding_mask;
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::{LayerNorm, l2_normalize, linear, linear_gelu};
+use crate::layers::{LayerNorm, Linear, l2_normalize, linear, linear_gelu, linear_without_bias};
 use crate::objectives::cross_entropy;
 use crate::objectives::itm::{self, Itm, NegativeDraw, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
@@ -551,13 +551,6 @@ impl MaskedWords for Vlmo {
         let pair = self.encoder.fused(&text, image, IMAGE_TYPE, None);
         self.mlm_score.masked_logits(pair.text_tokens, masked)
     }
-}
-
-fn linear_without_bias(input: usize, output: usize, device: &Device) -> Linear {
-    LinearConfig::new(input, output)
-        .with_bias(false)
-        .with_initializer(Initializer::Zeros)
-        .init(device)
 }
 
 fn int_vector(values: &[i64], device: &Device) -> Tensor<1, Int> {

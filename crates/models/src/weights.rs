@@ -22,7 +22,7 @@ pub use file::{
     HostTensor, Precision, TensorInfo, TensorMap, WeightsError, list, read, write, write_whole,
 };
 pub use parameters::{
-    Parameter, export, export_gradients, host_values, initialize, load, parameters,
+    Parameter, export, export_gradients, host_integers, host_values, initialize, load, parameters,
 };
 pub use pickle::PickleError;
 pub use pytorch::{PytorchError, write_pytorch};

@@ -5,14 +5,17 @@
 //! their own ([`ImageKeysValues`]): computed once per image and shared by every text that meets
 //! it (positives, negatives, masked texts, re-ranking).
 
+use std::ops::Range;
+
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor};
-use fitup_kernels::attention::{attention, attention_probs, split_heads};
+use fitup_kernels::attention::{Reach, attention, attention_probs, attention_rows, split_heads};
 use serde::{Deserialize, Serialize};
 
 use super::dropout::DropoutSeed;
-use super::{LayerNorm, linear, linear_gelu};
+use super::packing::{Asked, Packing};
+use super::{LayerNorm, Linear, linear, linear_gelu};
 
 /// Sizes of the text and fusion encoder; field names are those of the official JSON config.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +105,25 @@ pub struct Bert {
     /// Hidden vectors to vocabulary logits.
     pub mlm_head: MlmHead,
     fusion_layer: usize,
+}
+
+/// Which texts meet which images: pair `i` is text `texts[i]` with image `images[i]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pairs {
+    /// Indices into the texts.
+    pub texts: Vec<usize>,
+    /// Indices into the images.
+    pub images: Vec<usize>,
+}
+
+impl Pairs {
+    /// Text `i` with image `i`.
+    pub fn own(count: usize) -> Self {
+        Self {
+            texts: (0..count).collect(),
+            images: (0..count).collect(),
+        }
+    }
 }
 
 /// Keys and values of the fusion layers' cross-attention for a batch of images.
@@ -216,6 +238,85 @@ impl Bert {
         x
     }
 
+    /// As [`Bert::text`] without padding. `input_ids`: `[rows]`, packed as `packing`; returns the
+    /// rows that `asked` names, `[asked rows, hidden_size]`.
+    pub fn text_rows(
+        &self,
+        input_ids: Tensor<1, Int>,
+        packing: &Packing,
+        asked: &Asked,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let dropped = dropout.map(|d| d.at(1000));
+        let x = self
+            .embeddings
+            .forward_rows(input_ids, packing.positions(&self.device()), dropped);
+        self.through(0..self.fusion_layer, x, packing, None, asked, dropout)
+    }
+
+    /// As [`Bert::fusion`] without padding. `text_tokens`: `[rows, hidden_size]` of
+    /// [`Bert::text_rows`], packed as `packing`, each text once, however many pairs it is in;
+    /// returns the rows that `asked` names, pair by pair, `[asked rows, hidden_size]`.
+    pub fn fusion_rows(
+        &self,
+        text_tokens: Tensor<2>,
+        packing: &Packing,
+        pairs: &Pairs,
+        image: &ImageKeysValues,
+        asked: &Asked,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let layers = self.fusion_layer..self.layers.len();
+        let meeting = Some((pairs, image));
+        self.through(layers, text_tokens, packing, meeting, asked, dropout)
+    }
+
+    /// Rows through some of the layers. What the result does not need is not computed: texts are
+    /// repeated for their pairs only after the first self-attention, which is the same in all of
+    /// them, and the last layer has the asked rows alone for queries.
+    fn through(
+        &self,
+        layers: Range<usize>,
+        mut x: Tensor<2>,
+        packing: &Packing,
+        meeting: Option<(&Pairs, &ImageKeysValues)>,
+        asked: &Asked,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let mut packing = packing.clone();
+        let mut texts: Vec<usize> = (0..packing.texts()).collect();
+        for index in layers.clone() {
+            let layer = &self.layers[index];
+            let dropout = dropout.map(|d| d.at(index as u64));
+            let wanted = if index + 1 == layers.end {
+                asked
+            } else {
+                &Asked::All
+            };
+            let (asking, asking_packing) = packing.asked_rows(x.clone(), wanted, &texts);
+            let reach = asking_packing.reading(&packing);
+            x = layer.attend_self(asking, x, &reach, dropout);
+            packing = asking_packing;
+            if let Some((pairs, image)) = meeting {
+                if index == layers.start && pairs.texts != texts {
+                    x = packing.choose_rows(x, &pairs.texts);
+                    packing = packing.chosen(&pairs.texts);
+                    texts.clone_from(&pairs.texts);
+                }
+                let image = &image.layers[index - layers.start];
+                let [count, tokens, _] = image.keys.dims();
+                let reach = packing.reading_images(&pairs.images, count, tokens);
+                x = layer.attend_image(x, image, &reach, dropout);
+            }
+            x = layer.mlp(x, dropout);
+        }
+        x
+    }
+
+    fn device(&self) -> Device {
+        self.embeddings.word_embeddings.weight.device()
+    }
+
     /// Keys and values of every fusion layer: layer `j` reads `images[j % images.len()]` (one
     /// image, or NLVR2's two).
     pub fn image_keys_values(&self, images: &[ImageTokens]) -> ImageKeysValues {
@@ -293,6 +394,20 @@ impl BertEmbeddings {
         self.words_and(added, input_ids, dropout)
     }
 
+    /// As [`Self::forward`] for tokens of several texts one after another. `input_ids`,
+    /// `positions`: `[rows]`; returns `[rows, hidden_size]`.
+    pub fn forward_rows(
+        &self,
+        input_ids: Tensor<1, Int>,
+        positions: Tensor<1, Int>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let positions = self.position_embeddings.weight.val().select(0, positions);
+        let added = positions + self.first_segment();
+        self.words_and(added, input_ids.unsqueeze_dim(0), dropout)
+            .squeeze_dim(0)
+    }
+
     /// As [`Self::forward`] without positions: what a model with relative positions wants
     /// (`position_embedding_type` other than "absolute" in Hugging Face's BERT).
     pub fn forward_unplaced(
@@ -308,7 +423,7 @@ impl BertEmbeddings {
         self.token_type_embeddings.weight.val().narrow(0, 0, 1)
     }
 
-    /// `added`: `[1 or seq, hidden_size]`.
+    /// `added`: `[1 or seq, hidden_size]`; `input_ids`: `[batch, seq]`.
     fn words_and(
         &self,
         added: Tensor<2>,
@@ -379,6 +494,44 @@ impl BertLayer {
             let dropout = dropout.map(|d| d.at(1));
             x = cross.forward(x, image.keys, image.values, image.mask, dropout);
         }
+        self.mlp(x, dropout)
+    }
+
+    /// Self-attention on rows: `x`, `[rows, hidden_size]`, reads `source` as `reach` says; same
+    /// shape out.
+    fn attend_self(
+        &self,
+        x: Tensor<2>,
+        source: Tensor<2>,
+        reach: &Reach,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let k = self.attention.key.forward(source.clone());
+        let v = self.attention.value.forward(source);
+        self.attention
+            .forward_rows(x, k, v, reach, dropout.map(|d| d.at(0)))
+    }
+
+    /// Cross-attention on rows, `[rows, hidden_size]`, to images as `reach` says; a text layer
+    /// gives them back.
+    fn attend_image(
+        &self,
+        x: Tensor<2>,
+        image: &KeysValues,
+        reach: &Reach,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let Some(cross) = &self.crossattention else {
+            return x;
+        };
+        assert!(image.mask.is_none(), "rows read whole images");
+        let rows = |x: &Tensor<3>| x.clone().flatten::<2>(0, 1);
+        let (k, v) = (rows(&image.keys), rows(&image.values));
+        cross.forward_rows(x, k, v, reach, dropout.map(|d| d.at(1)))
+    }
+
+    /// The MLP with its residual and LayerNorm, `[.., hidden_size]` in and out.
+    fn mlp<const D: usize>(&self, x: Tensor<D>, dropout: Option<DropoutSeed>) -> Tensor<D> {
         let hidden = self
             .output
             .forward(linear_gelu(&self.intermediate, x.clone()));
@@ -435,18 +588,64 @@ impl BertAttention {
         dropout: Option<DropoutSeed>,
     ) -> Tensor<3> {
         let q = self.query.forward(x.clone());
-        let context = match dropout {
-            Some(seed) if self.probs_dropout > 0.0 => {
-                let [batch, seq, width] = q.dims();
-                let probs = attention_probs(q, k, mask, self.heads);
-                seed.at(0)
-                    .apply(probs, self.probs_dropout)
-                    .matmul(split_heads(v, self.heads))
-                    .swap_dims(1, 2)
-                    .reshape([batch, seq, width])
-            }
-            _ => attention(q, k, v, mask, self.heads),
+        let context = match self.drops_probs(dropout) {
+            Some(seed) => self.dropped_context([q, k, v], mask, seed),
+            None => attention(q, k, v, mask, self.heads),
         };
+        self.residual(context, x, dropout)
+    }
+
+    /// As [`Self::forward`] on rows without padding. `x`: `[rows, hidden_size]`, `k`, `v`:
+    /// `[key rows, hidden_size]`.
+    fn forward_rows(
+        &self,
+        x: Tensor<2>,
+        k: Tensor<2>,
+        v: Tensor<2>,
+        reach: &Reach,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let q = self.query.forward(x.clone());
+        let context = match self.drops_probs(dropout) {
+            Some(seed) => {
+                let mask = reach.padding_mask(&q.device());
+                let [k, v] = [k, v].map(|x| reach.pad_keys(x));
+                let qkv = [reach.pad_queries(q), k, v];
+                reach.unpad(self.dropped_context(qkv, Some(mask), seed))
+            }
+            None => attention_rows(q, k, v, reach, self.heads),
+        };
+        self.residual(context, x, dropout)
+    }
+
+    /// The seed, where attention weights are dropped at all.
+    fn drops_probs(&self, dropout: Option<DropoutSeed>) -> Option<DropoutSeed> {
+        dropout.filter(|_| self.probs_dropout > 0.0)
+    }
+
+    /// Attention with dropout on its weights, `[batch, seq, hidden_size]`.
+    fn dropped_context(
+        &self,
+        [q, k, v]: [Tensor<3>; 3],
+        mask: Option<Tensor<3>>,
+        seed: DropoutSeed,
+    ) -> Tensor<3> {
+        let [batch, seq, width] = q.dims();
+        let probs = attention_probs(q, k, mask, self.heads);
+        seed.at(0)
+            .apply(probs, self.probs_dropout)
+            .matmul(split_heads(v, self.heads))
+            .swap_dims(1, 2)
+            .reshape([batch, seq, width])
+    }
+
+    /// The output layer on what was attended to, with residual and LayerNorm.
+    fn residual<const D: usize>(
+        &self,
+        context: Tensor<D>,
+        x: Tensor<D>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<D> {
         let hidden = self.output.forward(context);
         let hidden = match dropout {
             Some(seed) => seed.at(1).apply(hidden, self.hidden_dropout),

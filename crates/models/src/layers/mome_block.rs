@@ -3,13 +3,13 @@
 //! expert.
 
 use burn::module::{Module, Param};
-use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::nn::Initializer;
 use burn::tensor::{Device, Int, Tensor, activation};
 use fitup_kernels::attention::{attention, split_heads};
 
 use super::dropout::DropoutSeed;
 use super::vision_transformer::Mlp;
-use super::{LayerNorm, linear};
+use super::{LayerNorm, Linear, linear, linear_without_bias};
 
 /// Epsilon of every LayerNorm of the transformer.
 pub const LAYER_NORM_EPS: f64 = 1e-6;
@@ -63,13 +63,10 @@ impl MomeBlockConfig {
             self.layer_scale
                 .then(|| constant.init([self.width], device))
         };
-        let qkv = LinearConfig::new(self.width, 3 * self.width)
-            .with_bias(false)
-            .with_initializer(Initializer::Zeros);
         MomeBlock {
             norm1: norm(),
             attn: BiasedAttention {
-                qkv: qkv.init(device),
+                qkv: linear_without_bias(self.width, 3 * self.width, device),
                 q_bias: Initializer::Zeros.init([self.width], device),
                 v_bias: Initializer::Zeros.init([self.width], device),
                 proj: linear(self.width, self.width, device),

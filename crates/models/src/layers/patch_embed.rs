@@ -1,10 +1,9 @@
 //! Image to patch tokens.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 
-use super::linear;
+use super::{Linear, linear};
 
 /// Non-overlapping patches, each projected linearly: the convolution with stride = kernel of the
 /// originals (`patch_embed.proj`), written as one matrix product.

@@ -2,14 +2,14 @@
 //! exact GELU, LayerNorm epsilon 1e-6, no dropout.
 
 use burn::module::{Module, Param};
-use burn::nn::{Initializer, Linear};
+use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 use fitup_kernels::attention::{attention, attention_qkv};
 use serde::{Deserialize, Serialize};
 
 use super::dropout::DropoutSeed;
 use super::patch_embed::PatchEmbed;
-use super::{LayerNorm, linear, linear_gelu};
+use super::{LayerNorm, Linear, linear, linear_gelu};
 use crate::system::no_multiple;
 
 /// Sizes of a Vision Transformer.

@@ -178,6 +178,7 @@ pub fn ipot(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::weights::host_integers;
     use burn::tensor::Device;
 
     fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
@@ -203,17 +204,9 @@ mod tests {
         let device = Device::flex();
         let mask = [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]];
         let mask = Tensor::<2, Int>::from_ints(mask, &device);
-        let words: Vec<i64> = words_alone(mask.clone())
-            .into_data()
-            .convert::<i64>()
-            .try_to_vec()
-            .unwrap();
+        let words = host_integers(words_alone(mask.clone()));
         assert_eq!(words, [0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let patches: Vec<i64> = without_first(mask)
-            .into_data()
-            .convert::<i64>()
-            .try_to_vec()
-            .unwrap();
+        let patches = host_integers(without_first(mask));
         assert_eq!(patches, [0, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0]);
     }
 

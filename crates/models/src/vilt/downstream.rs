@@ -1,12 +1,11 @@
 //! ViLT's fine-tuned tasks (`modules/objectives.py`): a head each on the pooled features.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, activation};
 
 use super::{ImageType, PatchTokens, ViltImages, ViltStream, ViltTexts};
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::{LayerNorm, linear};
+use crate::layers::{LayerNorm, Linear, linear};
 use crate::objectives::cross_entropy;
 
 /// `output(gelu(norm(hidden(x))))`.

@@ -1,13 +1,12 @@
 //! VLMo fine-tuned: retrieval as a dual encoder, visual question answering, NLVR2.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, activation};
 
 use super::encoder::{IMAGE_TYPE, TextBatch, VlmoEncoder};
 use super::{Contrast, ContrastiveHeads, VlmoConfig};
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::{LayerNorm, linear};
+use crate::layers::{LayerNorm, Linear, linear};
 use crate::objectives::cross_entropy;
 use crate::weights::host_values;
 

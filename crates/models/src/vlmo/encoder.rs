@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::{Positions, VlmoConfig};
@@ -13,7 +13,7 @@ use crate::layers::dropout::DropoutSeed;
 use crate::layers::mome_block::{LAYER_NORM_EPS, Modality, MomeBlock, MomeBlockConfig, key_mask};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::relative_position::RelativePositionBias;
-use crate::layers::{LayerNorm, linear};
+use crate::layers::{LayerNorm, Linear, linear};
 
 /// Epsilon of the LayerNorms that VLMo takes from BERT.
 pub(super) const TEXT_LAYER_NORM_EPS: f64 = 1e-12;

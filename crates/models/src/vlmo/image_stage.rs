@@ -4,13 +4,13 @@
 //! trains the attention, the image experts and the image embeddings.
 
 use burn::module::{Module, Param};
-use burn::nn::{Initializer, Linear};
+use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::encoder::VlmoEncoder;
 use super::{VlmoConfig, int_vector};
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::linear;
+use crate::layers::{Linear, linear};
 use crate::objectives::mlm::MaskedPositions;
 
 impl VlmoConfig {

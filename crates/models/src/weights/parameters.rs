@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -104,6 +104,15 @@ pub fn host_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
         .convert::<f32>()
         .try_to_vec()
         .expect("converted to float32 the line before")
+}
+
+/// The elements of a tensor of any integer type, row-major.
+pub fn host_integers<const D: usize>(tensor: Tensor<D, Int>) -> Vec<i64> {
+    tensor
+        .into_data()
+        .convert::<i64>()
+        .try_to_vec()
+        .expect("converted to int64 the line before")
 }
 
 struct Visit<'a, F> {

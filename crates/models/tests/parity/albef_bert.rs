@@ -1,12 +1,13 @@
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use fitup_models::layers::bert::{
-    Bert, BertConfig, ImageTokens, causal_mask, image_padding_mask, padding_mask,
+    Bert, BertConfig, ImageTokens, Pairs, causal_mask, image_padding_mask, padding_mask,
 };
+use fitup_models::layers::packing::{Asked, Packing};
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::objectives::{cross_entropy, soft_cross_entropy};
 use fitup_models::weights;
 
-use crate::golden::{Golden, field};
+use crate::golden::{Golden, assert_close, field};
 
 pub fn bert_config(c: &serde_json::Value, at: &str, encoder_width: usize) -> BertConfig {
     let field = |name: &str| field(c, &format!("{at}/{name}"));
@@ -26,11 +27,15 @@ pub fn bert_config(c: &serde_json::Value, at: &str, encoder_width: usize) -> Ber
     }
 }
 
-fn model(golden: &Golden, device: &Device) -> Bert {
+fn config(golden: &Golden) -> BertConfig {
     let width = field(&golden.config, "/config/encoder_width");
-    let config = bert_config(&golden.config, "/config", width);
+    bert_config(&golden.config, "/config", width)
+}
+
+fn model(golden: &Golden, device: &Device) -> Bert {
+    let empty = config(golden).init(device);
     let state = golden.group("state.");
-    weights::load(config.init(device), &state, weights::bert_name, |_| true).unwrap()
+    weights::load(empty, &state, weights::bert_name, |_| true).unwrap()
 }
 
 struct Inputs {
@@ -137,13 +142,7 @@ fn padding_changes_nothing() {
     let bert = model(&golden, &device);
     let ids = golden.int::<2>("in.input_ids", &device);
     let mask = golden.int::<2>("in.attention_mask", &device);
-    let lengths: Vec<i64> = mask
-        .clone()
-        .sum_dim(1)
-        .into_data()
-        .convert::<i64>()
-        .try_to_vec()
-        .unwrap();
+    let lengths = weights::host_integers(mask.clone().sum_dim(1));
     for (row, length) in lengths.iter().enumerate() {
         let length = *length as usize;
         let ids_row = ids.clone().narrow(0, row, 1);
@@ -159,5 +158,104 @@ fn padding_changes_nothing() {
             .max()
             .into_scalar();
         assert!(diff < 1e-5, "text {row}: {diff:e}");
+    }
+}
+
+/// Every way of asking for rows without padding gives the rows of the padded computation, and the
+/// same gradients, in text mode and for pairs that repeat texts and images.
+#[test]
+fn rows_without_padding_equal_the_padded_ones() {
+    let golden = Golden::load("albef_bert");
+    let device = Device::flex().autodiff();
+    let ids = golden.int::<2>("in.input_ids", &device);
+    let attention_mask = golden.int::<2>("in.attention_mask", &device);
+    let packing = Packing::from_mask(attention_mask.clone());
+    let [batch, seq] = ids.dims();
+    let image = ImageTokens {
+        tokens: golden.float("in.image_embeds", &device),
+        mask: None,
+    };
+    let last = |text: usize| packing.ranges().nth(text).unwrap().len() - 1;
+    // Nothing of the last text; of the others the first and the last token.
+    let places: Vec<Vec<usize>> = (0..batch)
+        .map(|text| {
+            if text + 1 == batch {
+                vec![]
+            } else {
+                vec![0, last(text)]
+            }
+        })
+        .collect();
+    let pairs = [
+        Pairs::own(batch),
+        Pairs {
+            texts: vec![1, 0, 1, batch - 1],
+            images: vec![0, 0, 1, 1],
+        },
+    ];
+    // The recorded model, and one whose only fusion layer is first and last at once.
+    let mut config = config(&golden);
+    config.fusion_layer = config.num_hidden_layers - 1;
+    let single = weights::initialize(config.init(&device), 0.2, 3);
+    for bert in [model(&golden, &device), single] {
+        let kv = bert.image_keys_values(std::slice::from_ref(&image));
+        for pairs in &pairs {
+            for asked in [Asked::All, Asked::First, Asked::At(places.clone())] {
+                let text = bert.text_rows(packing.pack(ids.clone()), &packing, &Asked::All, None);
+                let rows = bert.fusion_rows(text, &packing, pairs, &kv, &asked, None);
+
+                let index = |values: &[usize]| {
+                    let values: Vec<i64> = values.iter().map(|i| *i as i64).collect();
+                    let count = values.len();
+                    Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &device)
+                };
+                let (texts, images) = (index(&pairs.texts), index(&pairs.images));
+                let mask = padding_mask(attention_mask.clone());
+                let text = bert.text(ids.clone(), mask.clone(), None);
+                let padded = bert.fusion(
+                    text.select(0, texts.clone()),
+                    mask.select(0, texts),
+                    &kv.map(|x| x.select(0, images.clone())),
+                    None,
+                );
+                let wanted: Vec<usize> = pairs
+                    .texts
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(pair, text)| {
+                        let places = match &asked {
+                            Asked::All => (0..=last(*text)).collect(),
+                            Asked::First => vec![0],
+                            Asked::At(places) => places[*text].clone(),
+                        };
+                        places.into_iter().map(move |place| pair * seq + place)
+                    })
+                    .collect();
+                let width = padded.dims()[2];
+                let padded = padded
+                    .reshape([pairs.texts.len() * seq, width])
+                    .select(0, index(&wanted));
+
+                let apart: f32 = (rows.clone() - padded.clone()).abs().max().into_scalar();
+                assert!(
+                    apart < 1e-5,
+                    "{asked:?}, {pairs:?}: rows differ by {apart:e}"
+                );
+                let gradients = |x: Tensor<2>| {
+                    let gradients = x.clone().mul(x).sum().backward();
+                    weights::export_gradients(&bert, &gradients, weights::bert_name)
+                };
+                let (rows, padded) = (gradients(rows), gradients(padded));
+                assert_eq!(
+                    rows.keys().collect::<Vec<_>>(),
+                    padded.keys().collect::<Vec<_>>()
+                );
+                for (name, want) in &padded {
+                    let scale = crate::golden::magnitude(&want.values).max(1.0);
+                    let place = format!("{asked:?}, gradient of {name}");
+                    assert_close(&place, &rows[name].values, &want.values, 1e-4 * scale);
+                }
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use fitup_data::text::masking::{self, MaskedTokens};
 use fitup_data::text::{SpecialIds, Tokenizer, whole_word};
 use fitup_models::objectives::itc::PairId;
 use fitup_models::objectives::mlm::MaskedPositions;
-use fitup_models::weights::host_values;
+use fitup_models::weights::{host_integers, host_values};
 use rand_chacha::ChaCha8Rng;
 
 use crate::recipe::ItcTargets;
@@ -129,11 +129,7 @@ pub fn pair_ids(targets: ItcTargets, batch: &PairBatch) -> Vec<PairId> {
 
 /// Column of the greatest value of each row. `rows`: `[n, columns]`.
 pub(super) fn greatest(rows: Tensor<2>) -> Vec<i64> {
-    rows.argmax(1)
-        .into_data()
-        .convert::<i64>()
-        .try_to_vec()
-        .expect("converted to int64 the line before")
+    host_integers(rows.argmax(1))
 }
 
 /// Share of images whose best text inside the batch is their own, `[0, 1]`. `sim`: `[batch,
