@@ -198,11 +198,11 @@ fn rows_without_padding_equal_the_padded_ones() {
     config.fusion_layer = config.num_hidden_layers - 1;
     let single = weights::initialize(config.init(&device), 0.2, 3);
     for bert in [model(&golden, &device), single] {
-        let kv = bert.image_keys_values(std::slice::from_ref(&image));
         for pairs in &pairs {
             for asked in [Asked::All, Asked::First, Asked::At(places.clone())] {
+                let kv = || bert.image_keys_values(std::slice::from_ref(&image));
                 let text = bert.text_rows(packing.pack(ids.clone()), &packing, &Asked::All, None);
-                let rows = bert.fusion_rows(text, &packing, pairs, &kv, &asked, None);
+                let rows = bert.fusion_rows(text, &packing, pairs, &kv(), &asked, None);
 
                 let index = |values: &[usize]| {
                     let values: Vec<i64> = values.iter().map(|i| *i as i64).collect();
@@ -215,7 +215,7 @@ fn rows_without_padding_equal_the_padded_ones() {
                 let padded = bert.fusion(
                     text.select(0, texts.clone()),
                     mask.select(0, texts),
-                    &kv.map(|x| x.select(0, images.clone())),
+                    &kv().map(|x| x.select(0, images.clone())),
                     None,
                 );
                 let wanted: Vec<usize> = pairs
