@@ -10,6 +10,7 @@
 //! | [`layer_norm`] | LayerNorm over the last dimension |
 //! | [`attention`] | scaled dot-product attention that keeps no score matrix, dense or over rows |
 //! | [`linear`] | linear layers: one product forward, one for each gradient |
+//! | [`parameter_update`] | AdamW and the momentum model's move, one pass over memory each |
 //!
 //! Each has a plain composition beside it (`*_plain`): the reference in tests, and what runs on
 //! every device but the CPU. Results do not depend on the number of threads: partial sums are
@@ -22,6 +23,7 @@ mod flex;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod parameter_update;
 mod vector;
 
 use burn::backend::DispatchDevice;

@@ -113,6 +113,9 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Rows that one task fills or adds up: fixed, so that sums do not depend on the number of threads.
+const ROWS_PER_TASK: usize = 128;
+
 /// Products below this many multiplications run on one thread: starting others takes longer.
 const PARALLEL_FROM: usize = 1 << 20;
 
@@ -123,13 +126,18 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, bias: &[f32]) -> Vec<f32> {
     assert!(bias.is_empty() || bias.len() == n, "length of the bias");
     let mut output: Vec<f32> = Vec::with_capacity(m * n);
     let adds = !bias.is_empty();
-    if adds {
-        for _ in 0..m {
-            output.extend_from_slice(bias);
-        }
-    }
     if m * n == 0 {
         return output;
+    }
+    if adds {
+        let rows = &mut output.spare_capacity_mut()[..m * n];
+        rows.par_chunks_mut(ROWS_PER_TASK * n).for_each(|rows| {
+            for row in rows.chunks_exact_mut(n) {
+                for (value, bias) in row.iter_mut().zip(bias) {
+                    value.write(*bias);
+                }
+            }
+        });
     }
     if k == 0 {
         output.resize(m * n, 0.0);
@@ -169,10 +177,6 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, bias: &[f32]) -> Vec<f32> {
     }
     output
 }
-
-/// Rows whose sum one task makes: fixed, so that the result does not depend on the number of
-/// threads.
-const ROWS_PER_TASK: usize = 256;
 
 /// The sum of all rows of `[rows, n]`.
 fn column_sums(data: &[f32], n: usize) -> Vec<f32> {

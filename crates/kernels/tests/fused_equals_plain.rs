@@ -10,6 +10,9 @@ use fitup_kernels::attention::{
 use fitup_kernels::gelu::{bias_gelu, bias_gelu_plain};
 use fitup_kernels::layer_norm::{layer_norm, layer_norm_plain};
 use fitup_kernels::linear::{linear, linear_plain};
+use fitup_kernels::parameter_update::{
+    AdamWState, AdamWStep, adamw, adamw_plain, moved, moved_plain,
+};
 use proptest::prelude::*;
 
 /// Numbers in [-2, 2) that follow from the seed alone.
@@ -190,6 +193,46 @@ proptest! {
         let cotangent = tensor(seed + 4, [batch, rows, output], &device);
         let third = if with_bias { &bias } else { &x };
         compare(fused, plain, [&x, &weight, third], cotangent)?;
+    }
+
+    #[test]
+    fn parameter_updates_of_any_length(
+        seed in 1u64..1_000_000,
+        length in 1usize..40_000,
+        decays_before: bool,
+    ) {
+        let device = Device::flex();
+        let state = || AdamWState {
+            value: tensor(seed, [length], &device),
+            first: tensor(seed + 1, [length], &device),
+            second: tensor::<1>(seed + 2, [length], &device).abs(),
+        };
+        let gradient = || tensor::<1>(seed + 3, [length], &device);
+        let (before, after) = if decays_before { (0.9, 1.0) } else { (1.0, 0.9) };
+        let step = AdamWStep {
+            betas: [0.9, 0.98],
+            root_correction: 0.7,
+            eps: 1e-3,
+            rate: 0.1,
+            decay_before: before,
+            decay_after: after,
+        };
+        let fused = adamw(state(), gradient(), step);
+        let plain = adamw_plain(state(), gradient(), step);
+        for (fused, plain) in [
+            (fused.value, plain.value),
+            (fused.first, plain.first),
+            (fused.second, plain.second),
+        ] {
+            let scale: f32 = plain.clone().abs().max().into_scalar::<f32>().max(1.0);
+            let apart = difference(fused, plain) / scale;
+            prop_assert!(apart < 1e-5, "AdamW differs by {apart:e}");
+        }
+        let apart = difference(
+            moved(state().value, gradient(), 0.995),
+            moved_plain(state().value, gradient(), 0.995),
+        );
+        prop_assert!(apart < 1e-6, "the move differs by {apart:e}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use burn::tensor::container::TensorContainer;
+use fitup_kernels::parameter_update;
 
 /// Moves the teacher towards the student. Both have the same structure; the teacher lives on the
 /// plain device, the student may be tracked. `m`: momentum in `[0, 1]`; 0 copies the student.
@@ -50,7 +51,7 @@ impl ModuleMapper for Move {
             if m == 0.0 {
                 student
             } else {
-                teacher.mul_scalar(m) + student.mul_scalar(1.0 - m)
+                parameter_update::moved(teacher, student, m as f32)
             }
         })
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use fitup_kernels::parameter_update::{self, AdamWState, AdamWStep};
 use fitup_models::weights::{HostTensor, TensorMap};
 use serde::{Deserialize, Serialize};
 
@@ -176,30 +177,38 @@ impl AdamW {
 
         let gradient: Tensor<1> = gradient.flatten(0, D - 1);
         let value: Tensor<1> = value.flatten(0, D - 1);
-        let squared = gradient.clone().square().mul_scalar(1.0 - beta2);
         let (first, second) = match self.moments.remove(&name) {
-            Some(moments) => (
-                moments.first.mul_scalar(beta1) + gradient.mul_scalar(1.0 - beta1),
-                moments.second.mul_scalar(beta2) + squared,
-            ),
-            None => (gradient.mul_scalar(1.0 - beta1), squared),
+            Some(moments) => (moments.first, moments.second),
+            None => (gradient.zeros_like(), gradient.zeros_like()),
         };
-        let value = match c.order {
-            AdamWOrder::Torch => {
-                let denominator = second
-                    .clone()
-                    .sqrt()
-                    .div_scalar(correction2.sqrt())
-                    .add_scalar(c.eps);
-                let step = first.clone().div(denominator).mul_scalar(lr / correction1);
-                value.mul_scalar(decay) - step
-            }
-            AdamWOrder::Transformers => {
-                let denominator = second.clone().sqrt().add_scalar(c.eps);
-                let rate = lr * correction2.sqrt() / correction1;
-                (value - first.clone().div(denominator).mul_scalar(rate)).mul_scalar(decay)
-            }
+        let step = match c.order {
+            AdamWOrder::Torch => AdamWStep {
+                betas: [beta1 as f32, beta2 as f32],
+                root_correction: correction2.sqrt() as f32,
+                eps: c.eps as f32,
+                rate: (lr / correction1) as f32,
+                decay_before: decay as f32,
+                decay_after: 1.0,
+            },
+            AdamWOrder::Transformers => AdamWStep {
+                betas: [beta1 as f32, beta2 as f32],
+                root_correction: 1.0,
+                eps: c.eps as f32,
+                rate: (lr * correction2.sqrt() / correction1) as f32,
+                decay_before: 1.0,
+                decay_after: decay as f32,
+            },
         };
+        let state = AdamWState {
+            value,
+            first,
+            second,
+        };
+        let AdamWState {
+            value,
+            first,
+            second,
+        } = parameter_update::adamw(state, gradient, step);
         self.moments.insert(name, Moments { first, second });
         value.reshape(shape)
     }
