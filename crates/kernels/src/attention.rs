@@ -12,9 +12,11 @@ use burn_flex::FlexTensor;
 
 use crate::flex::{elements, from_vec};
 
+mod dropout;
 mod head;
 mod reach;
 
+pub use dropout::AttentionDropout;
 use head::{Problem, Rows, RowsMut};
 pub use reach::{Reach, Segment};
 
@@ -108,7 +110,7 @@ pub fn attention_qkv(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
 }
 
 /// Attention of sequences that stand one after another without padding: the rows of each segment
-/// of `reach` read the rows of keys and values that it names.
+/// of `reach` read the rows of keys and values that it names. `dropout` falls on the weights.
 ///
 /// `q`: `[query_rows, heads * head_dim]`, `k`, `v`: `[key_rows, heads * head_dim]`; returns
 /// `[query_rows, heads * head_dim]`. On the CPU fused, on other devices [`attention_rows_plain`].
@@ -118,9 +120,10 @@ pub fn attention_rows(
     v: Tensor<2>,
     reach: &Reach,
     heads: usize,
+    dropout: Option<AttentionDropout>,
 ) -> Tensor<2> {
     if !crate::is_fused(&q) {
-        return attention_rows_plain(q, k, v, reach, heads);
+        return attention_rows_plain(q, k, v, reach, heads, dropout);
     }
     Tensor::from_dispatch(<Dispatch as FusedAttention>::fused_attention_rows(
         q.into_dispatch(),
@@ -128,6 +131,7 @@ pub fn attention_rows(
         v.into_dispatch(),
         reach.clone(),
         heads,
+        dropout,
     ))
 }
 
@@ -139,18 +143,22 @@ pub fn attention_rows_plain(
     v: Tensor<2>,
     reach: &Reach,
     heads: usize,
+    dropout: Option<AttentionDropout>,
 ) -> Tensor<2> {
     if reach.query_rows() == 0 {
         return q;
     }
-    let mask = reach.padding_mask(&q.device());
-    reach.unpad(attention_plain(
-        reach.pad_queries(q),
-        reach.pad_keys(k),
-        reach.pad_keys(v),
-        Some(mask),
-        heads,
-    ))
+    let device = q.device();
+    let mask = reach.padding_mask(&device);
+    let [q, k, v] = [reach.pad_queries(q), reach.pad_keys(k), reach.pad_keys(v)];
+    let [segments, queries, width] = q.dims();
+    let probs = attention_probs(q, k, Some(mask), heads);
+    let probs = match dropout {
+        Some(dropout) => probs * dropout.factors(reach, heads, &device),
+        None => probs,
+    };
+    let context = probs.matmul(split_heads(v, heads)).swap_dims(1, 2);
+    reach.unpad(context.reshape([segments, queries, width]))
 }
 
 /// What the forward pass leaves for the backward one.
@@ -176,8 +184,8 @@ pub struct AttentionGrads<B: Backend> {
 pub enum Attended<T> {
     /// Batches of equal length, with an additive mask (empty: none).
     Dense(T),
-    /// Rows without padding.
-    Rows(Reach),
+    /// Rows without padding, with dropout on the weights.
+    Rows(Reach, Option<AttentionDropout>),
 }
 
 /// The operators as a backend extension. An empty `mask` means none.
@@ -200,6 +208,7 @@ pub trait FusedAttention: Backend {
         v: FloatTensor<Self>,
         reach: Reach,
         heads: usize,
+        dropout: Option<AttentionDropout>,
     ) -> FloatTensor<Self>;
 }
 
@@ -230,12 +239,14 @@ pub trait AttentionKernel: FusedAttention {
     ) -> FloatTensor<Self>;
 }
 
-/// Which rows attend to which, and the mask of a dense attention.
-fn resolved(
-    q_shape: &Shape,
-    k_shape: &Shape,
-    attended: Attended<FlexTensor>,
-) -> (Reach, Option<FlexTensor>) {
+/// [`Attended`] with the dense case written as rows.
+struct Resolved {
+    reach: Reach,
+    mask: Option<FlexTensor>,
+    dropout: Option<AttentionDropout>,
+}
+
+fn resolved(q_shape: &Shape, k_shape: &Shape, attended: Attended<FlexTensor>) -> Resolved {
     match attended {
         Attended::Dense(mask) => {
             let [batch, queries, width] = q_shape.dims();
@@ -250,17 +261,24 @@ fn resolved(
                 masked == 0 || rows == 1 || rows == queries,
                 "mask rows: expected 1 or {queries}, got {rows}"
             );
-            let reach = Reach::dense(batch, queries, keys);
-            (reach, (masked > 0).then(|| mask.to_contiguous()))
+            Resolved {
+                reach: Reach::dense(batch, queries, keys),
+                mask: (masked > 0).then(|| mask.to_contiguous()),
+                dropout: None,
+            }
         }
-        Attended::Rows(reach) => {
+        Attended::Rows(reach, dropout) => {
             let ([queries, width], [keys, k_width]) = (q_shape.dims(), k_shape.dims());
             assert_eq!(
                 (queries, keys, width),
                 (reach.query_rows(), reach.key_rows(), k_width),
                 "q and k: rows and width"
             );
-            (reach, None)
+            Resolved {
+                reach,
+                mask: None,
+                dropout,
+            }
         }
     }
 }
@@ -281,6 +299,14 @@ impl<'a> Problem<'a> {
                 let [_, rows, _] = mask.shape().dims();
                 (elements(mask), rows != 1)
             }),
+            dropout: None,
+        }
+    }
+
+    fn of(resolved: &'a Resolved, width: usize, heads: usize) -> Self {
+        Self {
+            dropout: resolved.dropout,
+            ..Self::new(&resolved.reach, resolved.mask.as_ref(), width, heads)
         }
     }
 
@@ -322,8 +348,9 @@ impl FusedAttention for Flex {
         v: FlexTensor,
         reach: Reach,
         heads: usize,
+        dropout: Option<AttentionDropout>,
     ) -> FlexTensor {
-        Self::attention_forward([q, k, v], Attended::Rows(reach), heads).output
+        Self::attention_forward([q, k, v], Attended::Rows(reach, dropout), heads).output
     }
 }
 
@@ -334,9 +361,9 @@ impl AttentionKernel for Flex {
         heads: usize,
     ) -> AttentionForward<Flex> {
         let [q, k, v] = qkv.map(|x| x.to_contiguous());
-        let (reach, mask) = resolved(&q.shape(), &k.shape(), attended);
+        let resolved = resolved(&q.shape(), &k.shape(), attended);
         let width = last(&q.shape());
-        let problem = Problem::new(&reach, mask.as_ref(), width, heads);
+        let problem = Problem::of(&resolved, width, heads);
         let rows = [&q, &k, &v].map(|x| Rows::new(elements(x), width, 0));
         problem.run(rows, q.shape())
     }
@@ -350,9 +377,9 @@ impl AttentionKernel for Flex {
     ) -> AttentionGrads<Flex> {
         let [q, k, v] = qkv.map(|x| x.to_contiguous());
         let grad = grad.to_contiguous();
-        let (reach, mask) = resolved(&q.shape(), &k.shape(), attended);
+        let resolved = resolved(&q.shape(), &k.shape(), attended);
         let width = last(&q.shape());
-        let problem = Problem::new(&reach, mask.as_ref(), width, heads);
+        let problem = Problem::of(&resolved, width, heads);
         let mut found = [&q, &k, &v].map(|x| vec![0.0; x.shape().num_elements()]);
         problem.backward(
             [&q, &k, &v].map(|x| Rows::new(elements(x), width, 0)),
@@ -491,8 +518,9 @@ impl<B: AttentionKernel, C: CheckpointStrategy> FusedAttention for Autodiff<B, C
         v: FloatTensor<Self>,
         reach: Reach,
         heads: usize,
+        dropout: Option<AttentionDropout>,
     ) -> FloatTensor<Self> {
-        tracked::<B, C>([q, k, v], Attended::Rows(reach), heads)
+        tracked::<B, C>([q, k, v], Attended::Rows(reach, dropout), heads)
     }
 
     fn fused_attention_qkv(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {

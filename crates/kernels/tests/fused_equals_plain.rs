@@ -5,7 +5,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_kernels::attention::{
-    Reach, attention, attention_plain, attention_qkv, attention_rows, attention_rows_plain,
+    AttentionDropout, Reach, attention, attention_plain, attention_qkv, attention_rows,
+    attention_rows_plain,
 };
 use fitup_kernels::gelu::{bias_gelu, bias_gelu_plain};
 use fitup_kernels::layer_norm::{layer_norm, layer_norm_plain};
@@ -143,6 +144,7 @@ proptest! {
         key_lengths in prop::collection::vec(1usize..20, 1..5),
         // Length of each sequence of queries, 0 among them, and whose keys it reads.
         readers in prop::collection::vec((0usize..12, 0usize..5), 1..9),
+        rate in prop::option::of(0.05..0.9),
     ) {
         let device = Device::flex().autodiff();
         let width = heads * head_dim;
@@ -161,8 +163,9 @@ proptest! {
         let q = leaf(seed, [reach.query_rows(), width], &device);
         let k = leaf(seed + 1, [reach.key_rows(), width], &device);
         let v = leaf(seed + 2, [reach.key_rows(), width], &device);
-        let fused = attention_rows(q.clone(), k.clone(), v.clone(), &reach, heads);
-        let plain = attention_rows_plain(q.clone(), k.clone(), v.clone(), &reach, heads);
+        let dropout = rate.map(|rate| AttentionDropout { seed, rate });
+        let fused = attention_rows(q.clone(), k.clone(), v.clone(), &reach, heads, dropout);
+        let plain = attention_rows_plain(q.clone(), k.clone(), v.clone(), &reach, heads, dropout);
         let cotangent = tensor(seed + 4, [reach.query_rows(), width], &device);
         compare(fused, plain, [&q, &k, &v], cotangent)?;
     }

@@ -12,10 +12,10 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::bert::{
-    Bert, BertConfig, ImageKeysValues, ImageTokens, KeysValues, Pairs, padding_mask,
+    Bert, BertConfig, ImageKeysValues, ImageTokens, KeysValues, padding_mask,
 };
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::packing::{Asked, Packing};
+use crate::layers::packing::{Asked, Packing, Pairs};
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
 use crate::layers::{Linear, l2_normalize, linear};
 use crate::objectives::itc::{self, Itc, ItcKeys};
@@ -311,20 +311,19 @@ pub struct PretrainOutput {
 }
 
 impl Albef {
-    /// The matching logits of encoded texts against images, `[n, 2]`: pair `i` is text `i` with
-    /// `image`'s entry `i`.
+    /// The matching logits of encoded texts, `[rows, text.hidden_size]`, against images, `[pairs,
+    /// 2]`.
     pub fn itm_logits(
         &self,
-        text_tokens: Tensor<3>,
-        mask: Tensor<3>,
+        text_tokens: Tensor<2>,
+        packing: &Packing,
+        pairs: &Pairs,
         image: &ImageKeysValues,
         dropout: Option<DropoutSeed>,
     ) -> Tensor<2> {
-        let fused = self
-            .encoders
-            .text_encoder
-            .fusion(text_tokens, mask, image, dropout);
-        self.itm_head.forward(first_token(&fused))
+        let bert = &self.encoders.text_encoder;
+        let fused = bert.fusion_rows(text_tokens, packing, pairs, image, &Asked::First, dropout);
+        self.itm_head.forward(fused)
     }
 
     /// One pre-training step's losses. `self` lives on an autodiff device, `momentum` (already
@@ -459,9 +458,7 @@ impl Albef {
             texts: [&own[..], &own, &negatives.text_idx].concat(),
             images: [&own[..], &negatives.image_idx, &own].concat(),
         };
-        let bert = &self.encoders.text_encoder;
-        let fused = bert.fusion_rows(text_tokens, packing, &pairs, image, &Asked::First, dropout);
-        let logits = self.itm_head.forward(fused);
+        let logits = self.itm_logits(text_tokens, packing, &pairs, image, dropout);
         let labels = Tensor::from_data(itm::labels(own.len()), &logits.device());
         itm::itm(logits, labels)
     }
@@ -485,16 +482,14 @@ impl System for Albef {
         }
     }
 
-    fn encode_texts(
-        &self,
-        input_ids: Tensor<2, Int>,
-        attention_mask: Tensor<2, Int>,
-    ) -> EncodedTexts {
-        let features = self.encoders.encode_text(input_ids, attention_mask, None);
+    fn encode_texts(&self, input_ids: Tensor<1, Int>, packing: &Packing) -> EncodedTexts {
+        let text = self
+            .encoders
+            .encode_text_rows(input_ids, packing, Asked::All, None);
         EncodedTexts {
-            tokens: features.tokens,
-            mask: features.mask,
-            embed: Some(features.embed),
+            tokens: text.tokens,
+            packing: packing.clone(),
+            embed: Some(text.embed),
         }
     }
 
@@ -525,9 +520,9 @@ impl Matching for Albef {
 
     fn pair_logits(
         &self,
-        tokens: Tensor<3>,
-        mask: Tensor<3>,
+        texts: &EncodedTexts,
         image_parts: &[Tensor<3>],
+        pairs: &Pairs,
     ) -> Tensor<2> {
         let layers = image_parts.as_chunks::<2>().0.iter();
         let image = ImageKeysValues {
@@ -539,7 +534,7 @@ impl Matching for Albef {
                 })
                 .collect(),
         };
-        self.itm_logits(tokens, mask, &image, None)
+        self.itm_logits(texts.tokens.clone(), &texts.packing, pairs, &image, None)
     }
 }
 

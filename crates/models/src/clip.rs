@@ -14,7 +14,8 @@ use burn::tensor::{Device, Int, Tensor, activation};
 use fitup_kernels::attention::{attention, attention_qkv};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::bert::{causal_mask, padding_mask};
+use crate::layers::bert::causal_mask;
+use crate::layers::packing::Packing;
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::{LayerNorm, Linear, l2_normalize, linear, linear_gelu};
 use crate::system::{
@@ -487,16 +488,12 @@ impl System for Clip {
         }
     }
 
-    fn encode_texts(
-        &self,
-        input_ids: Tensor<2, Int>,
-        attention_mask: Tensor<2, Int>,
-    ) -> EncodedTexts {
-        let mask = padding_mask(attention_mask.clone());
+    fn encode_texts(&self, input_ids: Tensor<1, Int>, packing: &Packing) -> EncodedTexts {
+        let (input_ids, attention_mask) = packing.pad_ids(input_ids);
         let features = self.encode_text(input_ids, Some(attention_mask));
         EncodedTexts {
-            tokens: features.tokens,
-            mask,
+            tokens: packing.pack_rows(features.tokens),
+            packing: packing.clone(),
             embed: Some(features.embed),
         }
     }

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use burn::tensor::{Int, Tensor};
 
+use crate::layers::packing::{Packing, Pairs, row_index};
 use crate::objectives::mlm::MaskedPositions;
 
 /// Sizes of a system that the recipe and the data have to fit.
@@ -30,12 +31,8 @@ pub trait System: Debug {
     /// `image`: `[n, 3, image_size, image_size]`, normalised.
     fn encode_images(&self, image: Tensor<4>) -> EncodedImages;
 
-    /// `input_ids`, `attention_mask`: `[n, seq]`, 1 for real tokens.
-    fn encode_texts(
-        &self,
-        input_ids: Tensor<2, Int>,
-        attention_mask: Tensor<2, Int>,
-    ) -> EncodedTexts;
+    /// `input_ids`: `[rows]`, the tokens of all texts one after another, packed as `packing`.
+    fn encode_texts(&self, input_ids: Tensor<1, Int>, packing: &Packing) -> EncodedTexts;
 
     /// Width of the embeddings that are compared; `None` where images and texts are only ever
     /// read together.
@@ -63,12 +60,47 @@ pub struct EncodedImages {
 /// A batch of texts, encoded apart from any image.
 #[derive(Clone, Debug)]
 pub struct EncodedTexts {
-    /// What [`Matching::pair_logits`] takes, `[n, seq, width]`.
-    pub tokens: Tensor<3>,
-    /// Additive padding mask, `[n, 1, seq]`: 0 for real tokens, [`PADDING`] for the others.
-    pub mask: Tensor<3>,
+    /// What [`Matching::pair_logits`] takes, `[rows, width]`: the tokens of all texts one after
+    /// another.
+    pub tokens: Tensor<2>,
+    /// Where each text lies among them.
+    pub packing: Packing,
     /// Unit rows, `[n, embed_dim]`; where the system has embeddings.
     pub embed: Option<Tensor<2>>,
+}
+
+impl EncodedTexts {
+    /// Each text once for every time that `texts` names it, in that order.
+    pub fn chosen(&self, texts: &[usize]) -> Self {
+        Self {
+            tokens: self.packing.choose_rows(self.tokens.clone(), texts),
+            packing: self.packing.chosen(texts),
+            embed: self.embed.clone().map(|embed| {
+                let index = row_index(texts.iter().copied(), &embed.device());
+                embed.select(0, index)
+            }),
+        }
+    }
+
+    /// Batches of one system as one batch; at least one.
+    pub fn cat(batches: Vec<Self>) -> Self {
+        let embed: Vec<Tensor<2>> = batches.iter().filter_map(|b| b.embed.clone()).collect();
+        let lengths = batches
+            .iter()
+            .flat_map(|b| b.packing.lengths().iter().copied());
+        Self {
+            packing: Packing::new(lengths.collect()),
+            embed: (!embed.is_empty()).then(|| Tensor::cat(embed, 0)),
+            tokens: Tensor::cat(batches.into_iter().map(|b| b.tokens).collect(), 0),
+        }
+    }
+
+    /// For systems that need padding: each of `texts` as `[texts, longest, width]`, and the
+    /// additive mask over what was added, `[texts, 1, longest]`.
+    pub fn padded(&self, texts: &[usize]) -> (Tensor<3>, Tensor<3>) {
+        let rows = self.packing.choose_rows(self.tokens.clone(), texts);
+        self.packing.chosen(texts).pad_rows(rows)
+    }
 }
 
 /// Added to the attention scores of padding: with float32 scores of any trained model it makes
@@ -81,14 +113,13 @@ pub trait Matching {
     /// `[n, tokens, width]` of [`EncodedImages`]; every part has `n` rows.
     fn image_parts(&self, tokens: Tensor<3>) -> Vec<Tensor<3>>;
 
-    /// Logits of "they do not match" and "they match", `[n, 2]`: pair `i` is text `i` with row
-    /// `i` of every part. `tokens`: `[n, seq, width]`, `mask`: `[n, 1, seq]` of
-    /// [`EncodedTexts`].
+    /// Logits of "they do not match" and "they match", `[pairs, 2]`. The images of `pairs` are
+    /// rows of every part.
     fn pair_logits(
         &self,
-        tokens: Tensor<3>,
-        mask: Tensor<3>,
+        texts: &EncodedTexts,
         image_parts: &[Tensor<3>],
+        pairs: &Pairs,
     ) -> Tensor<2>;
 }
 

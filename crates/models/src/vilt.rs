@@ -16,8 +16,9 @@ use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::bert::{BertEmbeddings, padding_mask};
+use crate::layers::bert::BertEmbeddings;
 use crate::layers::dropout::DropoutSeed;
+use crate::layers::packing::{Packing, Pairs};
 use crate::layers::patch_selection::{PatchMask, PatchSelection};
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
 use crate::layers::{LayerNorm, Linear, linear, linear_gelu};
@@ -482,14 +483,11 @@ impl System for Vilt {
         }
     }
 
-    fn encode_texts(
-        &self,
-        input_ids: Tensor<2, Int>,
-        attention_mask: Tensor<2, Int>,
-    ) -> EncodedTexts {
+    fn encode_texts(&self, input_ids: Tensor<1, Int>, packing: &Packing) -> EncodedTexts {
+        let (ids, _) = packing.pad_ids(input_ids);
         EncodedTexts {
-            tokens: self.stream.typed_text(input_ids, None),
-            mask: padding_mask(attention_mask),
+            tokens: packing.pack_rows(self.stream.typed_text(ids, None)),
+            packing: packing.clone(),
             embed: None,
         }
     }
@@ -519,11 +517,12 @@ impl Matching for Vilt {
 
     fn pair_logits(
         &self,
-        tokens: Tensor<3>,
-        mask: Tensor<3>,
+        texts: &EncodedTexts,
         image_parts: &[Tensor<3>],
+        pairs: &Pairs,
     ) -> Tensor<2> {
-        let image = image_parts[0].clone();
+        let (tokens, mask) = texts.padded(&pairs.texts);
+        let image = pairs.images_of(&image_parts[0]);
         let [batch, patches, _] = image.dims();
         let real = Tensor::zeros([batch, 1, patches], &image.device());
         let mask = Tensor::cat(vec![mask, real], 2);

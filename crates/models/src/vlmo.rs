@@ -18,8 +18,8 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::bert::padding_mask;
 use crate::layers::dropout::DropoutSeed;
+use crate::layers::packing::{Packing, Pairs};
 use crate::layers::{LayerNorm, Linear, l2_normalize, linear, linear_gelu, linear_without_bias};
 use crate::objectives::cross_entropy;
 use crate::objectives::itm::{self, Itm, NegativeDraw, Negatives};
@@ -484,19 +484,16 @@ impl System for Vlmo {
         }
     }
 
-    fn encode_texts(
-        &self,
-        input_ids: Tensor<2, Int>,
-        attention_mask: Tensor<2, Int>,
-    ) -> EncodedTexts {
+    fn encode_texts(&self, input_ids: Tensor<1, Int>, packing: &Packing) -> EncodedTexts {
+        let (input_ids, attention_mask) = packing.pad_ids(input_ids);
         let text = TextBatch {
             input_ids,
             attention_mask,
         };
         let alone = self.encoder.text(&text, None);
         EncodedTexts {
-            tokens: self.encoder.embed_text(&text, None),
-            mask: padding_mask(text.attention_mask),
+            tokens: packing.pack_rows(self.encoder.embed_text(&text, None)),
+            packing: packing.clone(),
             embed: Some(self.itc.embed_text(&alone.tokens)),
         }
     }
@@ -526,11 +523,12 @@ impl Matching for Vlmo {
 
     fn pair_logits(
         &self,
-        tokens: Tensor<3>,
-        mask: Tensor<3>,
+        texts: &EncodedTexts,
         image_parts: &[Tensor<3>],
+        pairs: &Pairs,
     ) -> Tensor<2> {
-        let image = image_parts[0].clone();
+        let (tokens, mask) = texts.padded(&pairs.texts);
+        let image = pairs.images_of(&image_parts[0]);
         let pair = self.encoder.fuse(tokens, mask, image, None);
         self.itm_score.forward(pair.pooled)
     }

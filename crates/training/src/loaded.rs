@@ -13,7 +13,8 @@ use fitup_data::images::EvalTransform;
 use fitup_data::sources::SourceError;
 use fitup_data::text::{Tokenizer, TokenizerError, pre_caption};
 use fitup_index::{Dtype, ModelId, StoreError, StoreSpec};
-use fitup_models::system::{EncodedImages, MaskedWords, Matching, System};
+use fitup_models::layers::packing::Pairs;
+use fitup_models::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System};
 use fitup_models::weights::{TensorMap, WeightsError, host_values};
 use image::RgbImage;
 
@@ -21,14 +22,14 @@ use crate::albef::is_model;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::recipe::{Recipe, Stage, SystemKind};
 use crate::systems;
-use crate::tasks::retrieval::{PaddedTexts, Scorer, repeat};
+use crate::tasks::retrieval::{Scorer, match_pairs};
 
 pub use collection::{Collection, Pictures};
 pub use fill::{Filled, FilledMask};
 pub use indexing::{IndexOptions, IndexReport, TEXTS};
 pub use search::{Found, SearchResult};
 
-/// Pairs matched at a time.
+/// Pictures whose matching parts are held at a time.
 const CHUNK: usize = 64;
 
 /// Why a model cannot be opened or cannot do what was asked.
@@ -145,6 +146,12 @@ pub struct MatchScore {
     pub logits: [f32; 2],
 }
 
+impl From<[f32; 2]> for MatchScore {
+    fn from(logits: [f32; 2]) -> Self {
+        Self { logits }
+    }
+}
+
 impl MatchScore {
     /// Probability of a match, `[0, 1]`: softmax over both logits.
     pub fn probability(self) -> f32 {
@@ -248,7 +255,7 @@ impl LoadedModel {
     }
 
     /// Encodes cleaned texts; at least one.
-    pub fn encode_texts(&self, texts: &[String]) -> PaddedTexts {
+    pub fn encode_texts(&self, texts: &[String]) -> EncodedTexts {
         self.scorer()
             .encode_texts(texts, self.recipe.data.max_tokens)
     }
@@ -286,7 +293,7 @@ impl LoadedModel {
         texts: &[String],
         task: &'static str,
     ) -> Result<Vec<f32>, LoadedError> {
-        self.rows(self.encode_texts(texts).encoded.embed, task)
+        self.rows(self.encode_texts(texts).embed, task)
     }
 
     /// The rows of what was encoded, `[n, embed_dim]`, for those who need its tokens too.
@@ -349,24 +356,21 @@ impl LoadedModel {
         &self,
         matching: &dyn Matching,
         images: &EncodedImages,
-        texts: &PaddedTexts,
+        texts: &EncodedTexts,
         text: usize,
     ) -> Vec<MatchScore> {
         let [count, ..] = images.tokens.dims();
-        let length = texts.lengths[text];
-        let one = |x: &Tensor<3>| x.clone().narrow(0, text, 1);
-        let tokens = one(&texts.encoded.tokens).narrow(1, 0, length);
-        let mask = one(&texts.encoded.mask).narrow(2, 0, length);
         let mut scores = Vec::with_capacity(count);
         for start in (0..count).step_by(CHUNK) {
             let rows = CHUNK.min(count - start);
             let parts = matching.image_parts(images.tokens.clone().narrow(0, start, rows));
-            let [_, length, width] = tokens.dims();
-            let tokens = tokens.clone().expand([rows, length, width]);
-            let mask = mask.clone().expand([rows, 1, length]);
-            scores.extend(match_rows(matching, tokens, mask, &parts));
+            let pairs = Pairs {
+                texts: vec![text; rows],
+                images: (0..rows).collect(),
+            };
+            scores.extend(match_pairs(matching, texts, &parts, &pairs));
         }
-        scores
+        scores.into_iter().map(MatchScore::from).collect()
     }
 
     /// Every text against the one picture in `image`.
@@ -374,21 +378,16 @@ impl LoadedModel {
         &self,
         matching: &dyn Matching,
         image: &EncodedImages,
-        texts: &PaddedTexts,
+        texts: &EncodedTexts,
     ) -> Vec<MatchScore> {
-        let [count, ..] = texts.encoded.tokens.dims();
         let parts = matching.image_parts(image.tokens.clone());
-        let mut scores = Vec::with_capacity(count);
-        for start in (0..count).step_by(CHUNK) {
-            let rows = CHUNK.min(count - start);
-            scores.extend(match_rows(
-                matching,
-                texts.encoded.tokens.clone().narrow(0, start, rows),
-                texts.encoded.mask.clone().narrow(0, start, rows),
-                &repeat(&parts, rows),
-            ));
-        }
-        scores
+        let count = texts.packing.texts();
+        let pairs = Pairs {
+            texts: (0..count).collect(),
+            images: vec![0; count],
+        };
+        let scores = match_pairs(matching, texts, &parts, &pairs);
+        scores.into_iter().map(MatchScore::from).collect()
     }
 
     /// What a feature store of this model has in common.
@@ -407,18 +406,6 @@ impl LoadedModel {
             normalised: true,
         })
     }
-}
-
-/// Row `i` of the texts against row `i` of the images.
-fn match_rows(
-    matching: &dyn Matching,
-    tokens: Tensor<3>,
-    mask: Tensor<3>,
-    image_parts: &[Tensor<3>],
-) -> Vec<MatchScore> {
-    let logits = host_values(matching.pair_logits(tokens, mask, image_parts));
-    let (pairs, _) = logits.as_chunks::<2>();
-    pairs.iter().map(|&logits| MatchScore { logits }).collect()
 }
 
 /// FNV-1a, 64 bits, over all that features follow from: the model's tensors by name, the

@@ -6,6 +6,7 @@ use gemm::Parallelism;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::dropout::AttentionDropout;
 use super::reach::{Reach, Segment};
 use crate::vector;
 
@@ -192,6 +193,7 @@ pub(super) struct Problem<'a> {
     /// Elements, and whether there is a row per query or one per segment. Only where all segments
     /// have the same number of keys.
     pub(super) mask: Option<(&'a [f32], bool)>,
+    pub(super) dropout: Option<AttentionDropout>,
 }
 
 impl Problem<'_> {
@@ -241,6 +243,7 @@ impl Problem<'_> {
                     for (i, row) in scores.chunks_mut(m).enumerate() {
                         lse.set(i, softmax_row(row, self.mask_row(index, i)));
                     }
+                    self.drop_weights(scores, m, head, queries.start);
                     matmul(
                         output_rows.block(queries.start, column, n, d),
                         Matrix::dense(scores, m),
@@ -257,16 +260,20 @@ impl Problem<'_> {
     /// Writes the gradients of q, k and v; rows of k and v that nobody reads are left as they are.
     pub(super) fn backward(
         &self,
-        [q, k, v]: [Rows<'_>; 3],
+        inputs: [Rows<'_>; 3],
         output: &[f32],
         log_sum_exp: &[f32],
         grad: &[f32],
-        [dq, dk, dv]: [RowsMut<'_>; 3],
+        gradients: [RowsMut<'_>; 3],
     ) {
-        let rows = self.reach.query_rows();
-        let output = Rows::new(output, self.width(), 0);
-        let grad = Rows::new(grad, self.width(), 0);
-        let (segments, groups) = (self.reach.segments(), self.reach.groups());
+        let pass = BackwardPass {
+            inputs,
+            output: Rows::new(output, self.width(), 0),
+            log_sum_exp,
+            grad: Rows::new(grad, self.width(), 0),
+            gradients,
+        };
+        let groups = self.reach.groups();
         let most = self.reach.most_scores();
         // A task is a group: its segments add to the same gradients of keys and values, in order.
         (0..groups.len() * self.heads)
@@ -276,74 +283,95 @@ impl Problem<'_> {
                 |(probs, dprobs), task| {
                     let (group, head) = (&groups[task / self.heads], task % self.heads);
                     for (place, &index) in group.iter().enumerate() {
-                        let Segment { queries, keys } = &segments[index];
-                        let (n, m, d) = (queries.len(), keys.len(), self.head_dim);
-                        let column = head * d;
-                        let (probs, dprobs) = (&mut probs[..n * m], &mut dprobs[..n * m]);
-                        let q = q.block(queries.start, column, n, d);
-                        let k = k.block(keys.start, column, m, d);
-                        let v = v.block(keys.start, column, m, d);
-                        let g = grad.block(queries.start, column, n, d);
-                        let o = output.block(queries.start, column, n, d);
-                        let store = if place == 0 {
-                            Store::Overwrite
-                        } else {
-                            Store::Add
+                        let store = match place {
+                            0 => Store::Overwrite,
+                            _ => Store::Add,
                         };
-                        matmul(
-                            Target::dense(probs, m),
-                            q,
-                            k.transposed(),
-                            [n, d, m],
-                            self.scale,
-                            Store::Overwrite,
-                        );
-                        let lse = &log_sum_exp[head * rows + queries.start..];
-                        for (i, row) in probs.chunks_mut(m).enumerate() {
-                            probs_row(row, self.mask_row(index, i), lse[i]);
-                        }
-                        matmul(
-                            dv.block(keys.start, column, m, d),
-                            Matrix::dense(probs, m).transposed(),
-                            g,
-                            [m, n, d],
-                            1.0,
-                            store,
-                        );
-                        matmul(
-                            Target::dense(dprobs, m),
-                            g,
-                            v.transposed(),
-                            [n, d, m],
-                            1.0,
-                            Store::Overwrite,
-                        );
-                        for (i, (dp, p)) in dprobs.chunks_mut(m).zip(probs.chunks(m)).enumerate() {
-                            let at = i * self.width();
-                            let delta = vector::dot(&g.data[at..at + d], &o.data[at..at + d]);
-                            dscores_row(dp, p, delta, self.scale);
-                        }
-                        let ds = Matrix::dense(dprobs, m);
-                        matmul(
-                            dq.block(queries.start, column, n, d),
-                            ds,
-                            k,
-                            [n, m, d],
-                            1.0,
-                            Store::Overwrite,
-                        );
-                        matmul(
-                            dk.block(keys.start, column, m, d),
-                            ds.transposed(),
-                            q,
-                            [m, n, d],
-                            1.0,
-                            store,
-                        );
+                        self.backward_segment(&pass, (index, head), store, probs, dprobs);
                     }
                 },
             );
     }
+
+    /// One head of one segment. `store`: what becomes of the gradients of keys and values; `probs`,
+    /// `dprobs`: room for the scores.
+    fn backward_segment(
+        &self,
+        pass: &BackwardPass<'_>,
+        (index, head): (usize, usize),
+        store: Store,
+        probs: &mut [f32],
+        dprobs: &mut [f32],
+    ) {
+        let Segment { queries, keys } = &self.reach.segments()[index];
+        let (n, m, d) = (queries.len(), keys.len(), self.head_dim);
+        let column = head * d;
+        let (probs, dprobs) = (&mut probs[..n * m], &mut dprobs[..n * m]);
+        let [q, k, v] = pass.inputs;
+        let q = q.block(queries.start, column, n, d);
+        let k = k.block(keys.start, column, m, d);
+        let v = v.block(keys.start, column, m, d);
+        let g = pass.grad.block(queries.start, column, n, d);
+        let o = pass.output.block(queries.start, column, n, d);
+        let [dq, dk, dv] = pass.gradients;
+        let dq = dq.block(queries.start, column, n, d);
+        let dk = dk.block(keys.start, column, m, d);
+        let dv = dv.block(keys.start, column, m, d);
+        let overwrite = Store::Overwrite;
+
+        let scores = Target::dense(probs, m);
+        matmul(scores, q, k.transposed(), [n, d, m], self.scale, overwrite);
+        let first = head * self.reach.query_rows() + queries.start;
+        let log_sum_exp = &pass.log_sum_exp[first..first + n];
+        for (i, row) in probs.chunks_mut(m).enumerate() {
+            probs_row(row, self.mask_row(index, i), log_sum_exp[i]);
+        }
+
+        let kept = match self.dropout {
+            None => &*probs,
+            Some(_) => {
+                dprobs.copy_from_slice(probs);
+                self.drop_weights(dprobs, m, head, queries.start);
+                &*dprobs
+            }
+        };
+        let kept = Matrix::dense(kept, m).transposed();
+        matmul(dv, kept, g, [m, n, d], 1.0, store);
+
+        let target = Target::dense(dprobs, m);
+        matmul(target, g, v.transposed(), [n, d, m], 1.0, overwrite);
+        self.drop_weights(dprobs, m, head, queries.start);
+        for (i, (dp, p)) in dprobs.chunks_mut(m).zip(probs.chunks(m)).enumerate() {
+            let at = i * self.width();
+            let delta = vector::dot(&g.data[at..at + d], &o.data[at..at + d]);
+            dscores_row(dp, p, delta, self.scale);
+        }
+        let ds = Matrix::dense(dprobs, m);
+        matmul(dq, ds, k, [n, m, d], 1.0, overwrite);
+        matmul(dk, ds.transposed(), q, [m, n, d], 1.0, store);
+    }
+
+    /// Dropout on rows of `keys` weights, from query row `first` on.
+    fn drop_weights(&self, rows: &mut [f32], keys: usize, head: usize, first: usize) {
+        if let Some(dropout) = self.dropout {
+            for (i, row) in rows.chunks_mut(keys).enumerate() {
+                dropout.apply(row, head, first + i);
+            }
+        }
+    }
+}
+
+/// What the backward pass reads and writes.
+struct BackwardPass<'a> {
+    /// q, k, v.
+    inputs: [Rows<'a>; 3],
+    output: Rows<'a>,
+    /// `[heads, query rows]`.
+    log_sum_exp: &'a [f32],
+    /// Of the output.
+    grad: Rows<'a>,
+    /// Of q, k, v.
+    gradients: [RowsMut<'a>; 3],
 }
 
 /// Scores to probabilities in place; returns the log-sum-exp.

@@ -41,7 +41,7 @@ impl Reach {
         sequences: impl IntoIterator<Item = (usize, Range<usize>)>,
         key_rows: usize,
     ) -> Self {
-        let mut segments = Vec::new();
+        let mut segments: Vec<Segment> = Vec::new();
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         let mut query_rows = 0;
         for (queries, keys) in sequences {
@@ -52,13 +52,23 @@ impl Reach {
                 keys.start < keys.end && keys.end <= key_rows,
                 "keys {keys:?} of {key_rows}"
             );
-            let group = groups.entry((keys.start, keys.end)).or_default();
-            group.push(segments.len());
-            segments.push(Segment {
-                queries: query_rows..query_rows + queries,
-                keys,
-            });
-            query_rows += queries;
+            let rows = query_rows..query_rows + queries;
+            query_rows = rows.end;
+            // Neighbours that read the same keys are one sequence: one product instead of two.
+            match segments.last_mut() {
+                Some(Segment {
+                    queries,
+                    keys: last,
+                }) if *last == keys => queries.end = rows.end,
+                _ => {
+                    let group = groups.entry((keys.start, keys.end)).or_default();
+                    group.push(segments.len());
+                    segments.push(Segment {
+                        queries: rows,
+                        keys,
+                    });
+                }
+            }
         }
         let ranges: Vec<_> = groups.keys().collect();
         for pair in ranges.windows(2) {
@@ -81,7 +91,7 @@ impl Reach {
         Self::new(sequences, batch * keys)
     }
 
-    /// The sequences that have queries, in order.
+    /// The sequences that have queries, in order; neighbours with the same keys are one.
     pub fn segments(&self) -> &[Segment] {
         &self.0.segments
     }
@@ -123,7 +133,7 @@ impl Reach {
 
     /// Additive mask over padded keys, `[segments, 1, longest]`: 0, and -inf on padding.
     pub fn padding_mask(&self, device: &Device) -> Tensor<3> {
-        let longest = self.longest(|s| &s.keys);
+        let (_, longest) = self.longest();
         let row = |s: &Segment| {
             let real = s.keys.len();
             (0..longest).map(move |i| if i < real { 0.0 } else { f32::NEG_INFINITY })
@@ -142,9 +152,12 @@ impl Reach {
         padded.reshape([segments * longest, width]).select(0, index)
     }
 
-    fn longest(&self, part: impl Fn(&Segment) -> &Range<usize>) -> usize {
-        let lengths = self.segments().iter().map(|s| part(s).len());
-        lengths.max().unwrap_or(0)
+    /// Most queries and most keys of a segment.
+    pub(super) fn longest(&self) -> (usize, usize) {
+        let segments = self.segments().iter();
+        segments.fold((0, 0), |(queries, keys), s| {
+            (queries.max(s.queries.len()), keys.max(s.keys.len()))
+        })
     }
 }
 

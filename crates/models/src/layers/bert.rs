@@ -14,7 +14,7 @@ use fitup_kernels::attention::{Reach, attention, attention_probs, attention_rows
 use serde::{Deserialize, Serialize};
 
 use super::dropout::DropoutSeed;
-use super::packing::{Asked, Packing};
+use super::packing::{Asked, Packing, Pairs};
 use super::{LayerNorm, Linear, linear, linear_gelu};
 
 /// Sizes of the text and fusion encoder; field names are those of the official JSON config.
@@ -105,25 +105,6 @@ pub struct Bert {
     /// Hidden vectors to vocabulary logits.
     pub mlm_head: MlmHead,
     fusion_layer: usize,
-}
-
-/// Which texts meet which images: pair `i` is text `texts[i]` with image `images[i]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pairs {
-    /// Indices into the texts.
-    pub texts: Vec<usize>,
-    /// Indices into the images.
-    pub images: Vec<usize>,
-}
-
-impl Pairs {
-    /// Text `i` with image `i`.
-    pub fn own(count: usize) -> Self {
-        Self {
-            texts: (0..count).collect(),
-            images: (0..count).collect(),
-        }
-    }
 }
 
 /// Keys and values of the fusion layers' cross-attention for a batch of images.
@@ -606,15 +587,9 @@ impl BertAttention {
         dropout: Option<DropoutSeed>,
     ) -> Tensor<2> {
         let q = self.query.forward(x.clone());
-        let context = match self.drops_probs(dropout) {
-            Some(seed) => {
-                let mask = reach.padding_mask(&q.device());
-                let [k, v] = [k, v].map(|x| reach.pad_keys(x));
-                let qkv = [reach.pad_queries(q), k, v];
-                reach.unpad(self.dropped_context(qkv, Some(mask), seed))
-            }
-            None => attention_rows(q, k, v, reach, self.heads),
-        };
+        let dropped = self.drops_probs(dropout);
+        let dropped = dropped.map(|seed| seed.at(0).of_attention(self.probs_dropout));
+        let context = attention_rows(q, k, v, reach, self.heads, dropped);
         self.residual(context, x, dropout)
     }
 

@@ -2,6 +2,7 @@
 //! generator: a resumed or repeated step drops the same elements.
 
 use burn::tensor::{Tensor, TensorData};
+use fitup_kernels::attention::AttentionDropout;
 
 /// The seed of one place in the model. `None` in a `forward` means no dropout (inference, parity).
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,11 @@ impl DropoutSeed {
     /// The seed of place number `index` below this one; different places drop independently.
     pub fn at(self, index: u64) -> Self {
         Self(mix(self.0 ^ mix(index.wrapping_add(1))))
+    }
+
+    /// This seed's dropout on attention weights, at `rate` in `[0, 1)`.
+    pub fn of_attention(self, rate: f64) -> AttentionDropout {
+        AttentionDropout { seed: self.0, rate }
     }
 
     /// Zeroes elements of `x` (any shape) with probability `rate` in `[0, 1)` and divides the

@@ -6,6 +6,7 @@ use std::ops::Range;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fitup_kernels::attention::Reach;
 
+use crate::system::PADDING;
 use crate::weights::host_integers;
 
 /// Where each text lies among the rows.
@@ -25,6 +26,31 @@ pub enum Asked {
     At(Vec<Vec<usize>>),
 }
 
+/// Which texts meet which images: pair `i` is text `texts[i]` with image `images[i]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pairs {
+    /// Indices into the texts.
+    pub texts: Vec<usize>,
+    /// Indices into the images.
+    pub images: Vec<usize>,
+}
+
+impl Pairs {
+    /// Text `i` with image `i`.
+    pub fn own(count: usize) -> Self {
+        Self {
+            texts: (0..count).collect(),
+            images: (0..count).collect(),
+        }
+    }
+
+    /// The image of each pair: rows of `[images, ..]`.
+    pub fn images_of<const D: usize>(&self, images: &Tensor<D>) -> Tensor<D> {
+        let index = row_index(self.images.iter().copied(), &images.device());
+        images.clone().select(0, index)
+    }
+}
+
 impl Packing {
     /// Texts of these lengths in tokens.
     pub fn new(lengths: Vec<usize>) -> Self {
@@ -37,6 +63,11 @@ impl Packing {
         let mask = host_integers(attention_mask);
         let real = |row: &[i64]| row.iter().filter(|real| **real != 0).count();
         Self::new(mask.chunks(seq).map(real).collect())
+    }
+
+    /// Tokens of each text.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
     }
 
     /// Number of texts.
@@ -60,10 +91,70 @@ impl Packing {
     /// The real tokens of padded ids, `[batch, seq]`, as `[rows]`.
     pub fn pack(&self, input_ids: Tensor<2, Int>) -> Tensor<1, Int> {
         let [batch, seq] = input_ids.dims();
-        let texts = self.lengths.iter().enumerate();
-        let places = texts.flat_map(|(text, length)| (0..*length).map(move |i| text * seq + i));
-        let index = row_index(places, &input_ids.device());
+        let index = row_index(self.places(seq), &input_ids.device());
         input_ids.reshape([batch * seq]).select(0, index)
+    }
+
+    /// The rows of real tokens, `[rows, width]`, of `[batch, seq, width]`.
+    pub fn pack_rows(&self, x: Tensor<3>) -> Tensor<2> {
+        let [batch, seq, width] = x.dims();
+        let index = row_index(self.places(seq), &x.device());
+        x.reshape([batch * seq, width]).select(0, index)
+    }
+
+    /// The place of each row in flattened `[batch, seq]` tokens.
+    fn places(&self, seq: usize) -> impl Iterator<Item = usize> {
+        let texts = self.lengths.iter().enumerate();
+        texts.flat_map(move |(text, length)| (0..*length).map(move |i| text * seq + i))
+    }
+
+    /// The inverse of [`Self::pack`] for systems that need padding: ids `[batch, longest]`, 0 beyond
+    /// each text's end, and their mask, 1 for real tokens.
+    pub fn pad_ids(&self, input_ids: Tensor<1, Int>) -> (Tensor<2, Int>, Tensor<2, Int>) {
+        let device = input_ids.device();
+        let mask = self.real_tokens();
+        let count = mask.len();
+        let mask = Tensor::<1, Int>::from_data(TensorData::new(mask, [count]), &device);
+        let ids = input_ids.select(0, row_index(self.padded_rows(), &device)) * mask.clone();
+        let shape = [self.texts(), self.longest()];
+        (ids.reshape(shape), mask.reshape(shape))
+    }
+
+    /// Rows, `[rows, width]`, with padding: `[texts, longest, width]`, where what is added repeats
+    /// a row, and the additive mask that hides it, `[texts, 1, longest]`: 0, or [`PADDING`].
+    pub fn pad_rows(&self, x: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
+        let (device, width) = (x.device(), x.dims()[1]);
+        let (texts, longest) = (self.texts(), self.longest());
+        let padded = x.select(0, row_index(self.padded_rows(), &device));
+        let hidden = self.real_tokens().into_iter();
+        let mask: Vec<f32> = hidden
+            .map(|real| if real == 1 { 0.0 } else { PADDING })
+            .collect();
+        let mask = TensorData::new(mask, [texts, 1, longest]);
+        (
+            padded.reshape([texts, longest, width]),
+            Tensor::from_data(mask, &device),
+        )
+    }
+
+    fn longest(&self) -> usize {
+        self.lengths.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The row at each place of `[texts, longest]`; beyond a text's end, its last.
+    fn padded_rows(&self) -> impl Iterator<Item = usize> {
+        let longest = self.longest();
+        self.ranges()
+            .flat_map(move |range| (0..longest).map(move |i| (range.start + i).min(range.end - 1)))
+    }
+
+    /// 1 at each place of `[texts, longest]` that holds a token, else 0.
+    fn real_tokens(&self) -> Vec<i64> {
+        let longest = self.longest();
+        let texts = self.lengths.iter();
+        texts
+            .flat_map(|length| (0..longest).map(move |i| i64::from(i < *length)))
+            .collect()
     }
 
     /// Place of each row in its text, `[rows]`.
@@ -133,7 +224,8 @@ impl Asked {
     }
 }
 
-fn row_index(rows: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+/// Indices as a tensor, `[count]`.
+pub(crate) fn row_index(rows: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
     let rows: Vec<i64> = rows.map(|row| row as i64).collect();
     let count = rows.len();
     Tensor::from_data(TensorData::new(rows, [count]), device)
@@ -160,6 +252,18 @@ mod tests {
         assert_eq!(one_row(packing.pack(ids)), [7, 8, 4, 5, 6]);
         assert_eq!(one_row(packing.positions(&device)), [0, 1, 0, 1, 2]);
         assert_eq!(one_row(packing.first_rows(&device)), [0, 2]);
+
+        let packed = Tensor::<1, Int>::from_data([7, 8, 4, 5, 6], &device);
+        let (ids, mask) = packing.pad_ids(packed);
+        assert_eq!(host_integers(ids), [7, 8, 0, 4, 5, 6]);
+        assert_eq!(host_integers(mask), [1, 1, 0, 1, 1, 1]);
+        let rows = Tensor::<2>::from_data([[7.0], [8.0], [4.0], [5.0], [6.0]], &device);
+        let (rows, mask) = packing.pad_rows(rows);
+        assert_eq!(values(rows.flatten(1, 2)), [7.0, 8.0, 8.0, 4.0, 5.0, 6.0]);
+        assert_eq!(
+            values(mask.flatten(1, 2)),
+            [0.0, 0.0, PADDING, 0.0, 0.0, 0.0]
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fitup_models::layers::bert::{
-    Bert, BertConfig, ImageTokens, Pairs, causal_mask, image_padding_mask, padding_mask,
+    Bert, BertConfig, ImageTokens, causal_mask, image_padding_mask, padding_mask,
 };
-use fitup_models::layers::packing::{Asked, Packing};
+use fitup_models::layers::packing::{Asked, Packing, Pairs};
 use fitup_models::objectives::mlm::MaskedPositions;
 use fitup_models::objectives::{cross_entropy, soft_cross_entropy};
 use fitup_models::weights;

@@ -63,7 +63,7 @@ impl LoadedModel {
         let text = self.encode_texts(&[self.clean(query)?]);
         let matching = self.model.matching().filter(|_| rerank.is_some());
         let candidates = matching.and(rerank).unwrap_or(0);
-        let embed = self.rows(text.encoded.embed.clone(), "search")?;
+        let embed = self.rows(text.embed.clone(), "search")?;
         let hits = nearest(store, &embed, k.max(candidates));
 
         let (mut matched, mut pixels, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::convert::Infallible;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use fitup_data::images::{DecodeLimits, EvalTransform};
 use fitup_data::loader::load_images;
 use fitup_data::sources::Source;
@@ -14,11 +14,12 @@ use fitup_index::metrics::{
     GroundTruth, MetricsError, RetrievalMetrics, itm_eval, recall_with_equal_texts,
 };
 use fitup_index::rerank::{FinalScore, candidates, rescore};
-use fitup_models::system::{EncodedImages, EncodedTexts, Matching, PADDING, System};
+use fitup_models::layers::packing::{Packing, Pairs};
+use fitup_models::system::{EncodedImages, EncodedTexts, Matching, System};
 use fitup_models::weights::host_values;
 use serde::{Deserialize, Serialize};
 
-/// Images or texts encoded at a time.
+/// Images or texts encoded, or pairs matched, at a time.
 const CHUNK: usize = 64;
 
 /// Why an evaluation failed.
@@ -140,15 +141,6 @@ pub struct Scorer<'a> {
     pub device: &'a Device,
 }
 
-/// Texts encoded in batches of like length, all padded to the longest in the end.
-#[derive(Clone, Debug)]
-pub struct PaddedTexts {
-    /// `[texts, longest, width]` and the rest of [`EncodedTexts`].
-    pub encoded: EncodedTexts,
-    /// Tokens of each text.
-    pub lengths: Vec<usize>,
-}
-
 impl Scorer<'_> {
     /// Encodes prepared images, each `[3, size, size]` as the transform gives them.
     pub fn encode_images(&self, images: &[Vec<f32>]) -> EncodedImages {
@@ -161,89 +153,56 @@ impl Scorer<'_> {
         cat_images(chunks.collect())
     }
 
-    /// Encodes cleaned texts. Texts of similar length are encoded together; the order given is
-    /// kept.
-    pub fn encode_texts(&self, texts: &[String], max_tokens: usize) -> PaddedTexts {
+    /// Encodes cleaned texts; at least one. Texts of similar length are encoded together; the order
+    /// given is kept.
+    pub fn encode_texts(&self, texts: &[String], max_tokens: usize) -> EncodedTexts {
         let ids: Vec<Vec<i64>> = texts
             .iter()
             .map(|text| self.tokenizer.encode(text, max_tokens))
             .collect();
-        let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(1);
         let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|i| lengths[*i]);
-        let (mut embed, mut tokens, mut mask) = (Vec::new(), Vec::new(), Vec::new());
-        for chunk in order.chunks(CHUNK) {
-            let rows: Vec<&[i64]> = chunk.iter().map(|i| ids[*i].as_slice()).collect();
-            let batch = self.tokenizer.pad(&rows, 0);
-            let features = self.model.encode_texts(
-                self.ints(batch.input_ids, [chunk.len(), batch.length]),
-                self.ints(batch.attention_mask, [chunk.len(), batch.length]),
-            );
-            let missing = longest - batch.length;
-            embed.extend(features.embed);
-            tokens.push(pad(features.tokens, 1, missing, 0.0));
-            mask.push(pad(features.mask, 2, missing, PADDING));
-        }
-        let mut back = vec![0i64; texts.len()];
+        order.sort_by_key(|i| ids[*i].len());
+        let chunks = order.chunks(CHUNK).map(|chunk| {
+            let rows: Vec<i64> = chunk.iter().flat_map(|i| &ids[*i]).copied().collect();
+            let packing = Packing::new(chunk.iter().map(|i| ids[*i].len()).collect());
+            let count = rows.len();
+            let rows = Tensor::from_data(TensorData::new(rows, [count]), self.device);
+            self.model.encode_texts(rows, &packing)
+        });
+        let mut back = vec![0; texts.len()];
         for (row, text) in order.iter().enumerate() {
-            back[*text] = row as i64;
+            back[*text] = row;
         }
-        let back = self.ints(back, [texts.len()]);
-        PaddedTexts {
-            encoded: EncodedTexts {
-                embed: (!embed.is_empty()).then(|| Tensor::cat(embed, 0).select(0, back.clone())),
-                tokens: Tensor::cat(tokens, 0).select(0, back.clone()),
-                mask: Tensor::cat(mask, 0).select(0, back),
-            },
-            lengths,
-        }
-    }
-
-    /// Matching logits of one image against `chosen` texts: "they do not match", "they match".
-    /// `image_parts`: of that image alone, as [`Matching::image_parts`] gives them.
-    pub fn match_texts(
-        &self,
-        matching: &dyn Matching,
-        image_parts: &[Tensor<3>],
-        texts: &PaddedTexts,
-        chosen: &[usize],
-    ) -> Vec<[f32; 2]> {
-        let mut scores = vec![[0.0; 2]; chosen.len()];
-        let mut order: Vec<usize> = (0..chosen.len()).collect();
-        order.sort_by_key(|i| texts.lengths[chosen[*i]]);
-        for chunk in order.chunks(CHUNK) {
-            let rows: Vec<i64> = chunk.iter().map(|i| chosen[*i] as i64).collect();
-            let length = chunk.iter().map(|i| texts.lengths[chosen[*i]]).max();
-            let length = length.unwrap_or(1);
-            let rows = self.ints(rows, [chunk.len()]);
-            let tokens = texts.encoded.tokens.clone().select(0, rows.clone());
-            let mask = texts.encoded.mask.clone().select(0, rows);
-            let logits = matching.pair_logits(
-                tokens.narrow(1, 0, length),
-                mask.narrow(2, 0, length),
-                &repeat(image_parts, chunk.len()),
-            );
-            let logits = host_values(logits);
-            for (i, pair) in chunk.iter().zip(logits.as_chunks::<2>().0) {
-                scores[*i] = *pair;
-            }
-        }
-        scores
-    }
-
-    fn ints<const D: usize>(&self, values: Vec<i64>, shape: [usize; D]) -> Tensor<D, Int> {
-        Tensor::from_data(TensorData::new(values, shape), self.device)
+        EncodedTexts::cat(chunks.collect()).chosen(&back)
     }
 }
 
-/// The same image for `count` texts. `parts`: one row each.
-pub(crate) fn repeat(parts: &[Tensor<3>], count: usize) -> Vec<Tensor<3>> {
-    let one = |x: &Tensor<3>| {
-        let [_, tokens, width] = x.dims();
-        x.clone().expand([count, tokens, width])
-    };
-    parts.iter().map(one).collect()
+/// Matching logits of every pair: "they do not match", "they match". `image_parts`: as
+/// [`Matching::image_parts`] gives them, one row for each image that `pairs` names.
+pub fn match_pairs(
+    matching: &dyn Matching,
+    texts: &EncodedTexts,
+    image_parts: &[Tensor<3>],
+    pairs: &Pairs,
+) -> Vec<[f32; 2]> {
+    let mut scores = vec![[0.0; 2]; pairs.texts.len()];
+    // Of like length, for the systems that pad.
+    let mut order: Vec<usize> = (0..pairs.texts.len()).collect();
+    order.sort_by_key(|i| (texts.packing.lengths()[pairs.texts[*i]], pairs.texts[*i]));
+    for chunk in order.chunks(CHUNK) {
+        let mut named: Vec<usize> = chunk.iter().map(|i| pairs.texts[*i]).collect();
+        named.dedup();
+        let place = |i: &usize| named.iter().position(|text| *text == pairs.texts[*i]);
+        let here = Pairs {
+            texts: chunk.iter().filter_map(place).collect(),
+            images: chunk.iter().map(|i| pairs.images[*i]).collect(),
+        };
+        let logits = host_values(matching.pair_logits(&texts.chosen(&named), image_parts, &here));
+        for (i, pair) in chunk.iter().zip(logits.as_chunks::<2>().0) {
+            scores[*i] = *pair;
+        }
+    }
+    scores
 }
 
 /// Batches of one system as one batch; at least one.
@@ -254,17 +213,6 @@ fn cat_images(batches: Vec<EncodedImages>) -> EncodedImages {
         tokens: Tensor::cat(tokens, 0),
         embed: (!embed.is_empty()).then(|| Tensor::cat(embed, 0)),
     }
-}
-
-/// Appends `count` entries of `value` along `dim`.
-fn pad(x: Tensor<3>, dim: usize, count: usize, value: f32) -> Tensor<3> {
-    if count == 0 {
-        return x;
-    }
-    let mut shape = x.dims();
-    shape[dim] = count;
-    let filler = Tensor::full(shape, value, &x.device());
-    Tensor::cat(vec![x, filler], dim)
 }
 
 /// Evaluates retrieval both ways on a source. `progress` is told the phase, what is done and how
@@ -324,7 +272,7 @@ pub fn evaluate(
     let images = cat_images(images);
     progress("texts", 0, texts.len());
     let encoded = scorer.encode_texts(&texts, settings.max_tokens);
-    let sim = images.embed.clone().zip(encoded.encoded.embed.clone());
+    let sim = images.embed.clone().zip(encoded.embed.clone());
     let sim = sim.map(|(images, texts)| images.matmul(texts.transpose()));
     let contrastive = sim.is_some();
     let scores = sim.map_or_else(|| vec![0.0; count * texts.len()], host_values);
@@ -396,7 +344,7 @@ impl Rerank<'_> {
     fn run(
         &self,
         images: &EncodedImages,
-        texts: &PaddedTexts,
+        texts: &EncodedTexts,
         (i2t, t2i): (&ScoreMatrix, &ScoreMatrix),
         progress: &mut dyn FnMut(&str, usize, usize),
     ) -> Result<(ScoreMatrix, ScoreMatrix), RetrievalError> {
@@ -419,9 +367,11 @@ impl Rerank<'_> {
             let parts = self
                 .matching
                 .image_parts(images.tokens.clone().narrow(0, image, 1));
-            let found = self
-                .scorer
-                .match_texts(self.matching, &parts, texts, &chosen);
+            let pairs = Pairs {
+                images: vec![0; chosen.len()],
+                texts: chosen.clone(),
+            };
+            let found = match_pairs(self.matching, texts, &parts, &pairs);
             let found = chosen.iter().zip(found).map(|(text, [no, yes])| {
                 let score = match self.ranking {
                     Ranking::Matching => yes,
