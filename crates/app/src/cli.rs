@@ -32,7 +32,11 @@ Exit codes:
   0  done
   1  failed; the message names the file or field and what to do
   2  the command line could not be understood
-  3  stopped by Ctrl-C, after saving a checkpoint";
+  3  stopped by Ctrl-C, after saving a checkpoint
+
+Environment:
+  FITUP_OPERATORS=plain  compute with Burn's own operators instead of the fused ones: slower;
+                         to check one against the other";
 
 /// Trains, evaluates and uses vision-language models.
 #[derive(Debug, Parser)]

@@ -26,13 +26,25 @@ pub mod linear;
 pub mod parameter_update;
 mod vector;
 
+use std::sync::OnceLock;
+
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Tensor};
 
+/// The environment variable that turns the fused operators off: `FITUP_OPERATORS=plain`. For
+/// checking one against the other; read once.
+pub const SWITCH: &str = "FITUP_OPERATORS";
+
+fn switched_on() -> bool {
+    static ON: OnceLock<bool> = OnceLock::new();
+    *ON.get_or_init(|| std::env::var_os(SWITCH).is_none_or(|value| value != "plain"))
+}
+
 /// Whether the fused CPU operators serve this tensor: it lives on the `flex` CPU backend, in
-/// float32. Everything else takes the plain composition.
+/// float32, and they are not switched off. Everything else takes the plain composition.
 fn is_fused<const D: usize>(tensor: &Tensor<D>) -> bool {
-    tensor.dtype() == DType::F32
+    switched_on()
+        && tensor.dtype() == DType::F32
         && matches!(
             tensor.device().inner().as_dispatch(),
             DispatchDevice::Flex(_)

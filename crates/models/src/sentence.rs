@@ -5,8 +5,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::layers::bert::{BertConfig, BertEmbeddings, BertLayer, padding_mask};
+use crate::layers::bert::{BertConfig, BertEmbeddings, BertLayer};
 use crate::layers::l2_normalize;
+use crate::layers::packing::Packing;
 use crate::weights::{self, TensorMap, WeightsError};
 
 /// Texts to unit vectors.
@@ -41,12 +42,19 @@ impl SentenceEncoder {
     /// Unit rows, `[batch, hidden_size]`. `input_ids`: `[batch, seq]`, `[CLS] pieces [SEP]`;
     /// `attention_mask`: `[batch, seq]`, 1 for real tokens.
     pub fn forward(&self, input_ids: Tensor<2, Int>, attention_mask: Tensor<2, Int>) -> Tensor<2> {
-        let mask = padding_mask(attention_mask.clone());
-        let mut x = self.embeddings.forward(input_ids, None);
+        let packing = Packing::from_mask(attention_mask.clone());
+        let positions = packing.positions(&input_ids.device());
+        let mut x = self
+            .embeddings
+            .forward_rows(packing.pack(input_ids), positions, None);
+        let own = packing.reading(&packing);
         for layer in &self.layers {
-            x = layer.forward(x, mask.clone(), None, None);
+            x = layer.attend_self(x.clone(), x, &own, None);
+            x = layer.mlp(x, None);
         }
-        l2_normalize(mean_of_tokens(x, attention_mask))
+        let (tokens, _) = packing.pad_rows(x);
+        let longest = tokens.dims()[1];
+        l2_normalize(mean_of_tokens(tokens, attention_mask.narrow(1, 0, longest)))
     }
 }
 

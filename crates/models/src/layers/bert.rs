@@ -480,7 +480,7 @@ impl BertLayer {
 
     /// Self-attention on rows: `x`, `[rows, hidden_size]`, reads `source` as `reach` says; same
     /// shape out.
-    fn attend_self(
+    pub(crate) fn attend_self(
         &self,
         x: Tensor<2>,
         source: Tensor<2>,
@@ -512,7 +512,11 @@ impl BertLayer {
     }
 
     /// The MLP with its residual and LayerNorm, `[.., hidden_size]` in and out.
-    fn mlp<const D: usize>(&self, x: Tensor<D>, dropout: Option<DropoutSeed>) -> Tensor<D> {
+    pub(crate) fn mlp<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<D> {
         let hidden = self
             .output
             .forward(linear_gelu(&self.intermediate, x.clone()));
