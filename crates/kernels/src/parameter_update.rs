@@ -15,8 +15,8 @@ use crate::flex::{elements, owned};
 /// `value = (value decay_before - rate first / (sqrt(second) / root_correction + eps)) decay_after`.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWStep {
-    /// Decay rates of the first and second moment.
-    pub betas: [f32; 2],
+    /// Decay rates of the first and second moment; in float64, since one minus them is taken.
+    pub betas: [f64; 2],
     /// Root of the second moment's bias correction; 1 where `rate` holds it.
     pub root_correction: f32,
     /// Added to the root of the second moment.
@@ -62,10 +62,10 @@ pub fn adamw(state: AdamWState, gradient: Tensor<1>, step: AdamWStep) -> AdamWSt
 
 /// The same from Burn's own operators: the reference, and the fallback on other devices.
 pub fn adamw_plain(state: AdamWState, gradient: Tensor<1>, step: AdamWStep) -> AdamWState {
-    let [beta1, beta2] = step.betas;
+    let [(beta1, rest1), (beta2, rest2)] = step.betas.map(with_rest);
     let squared = gradient.clone().square();
-    let first = state.first.mul_scalar(beta1) + gradient.mul_scalar(1.0 - beta1);
-    let second = state.second.mul_scalar(beta2) + squared.mul_scalar(1.0 - beta2);
+    let first = state.first.mul_scalar(beta1) + gradient.mul_scalar(rest1);
+    let second = state.second.mul_scalar(beta2) + squared.mul_scalar(rest2);
     let denominator = second.clone().sqrt().div_scalar(step.root_correction);
     let change = first.clone() / denominator.add_scalar(step.eps);
     let value = state.value.mul_scalar(step.decay_before) - change.mul_scalar(step.rate);
@@ -78,7 +78,7 @@ pub fn adamw_plain(state: AdamWState, gradient: Tensor<1>, step: AdamWStep) -> A
 
 /// `m teacher + (1 - m) student`; `m` in `[0, 1]`. On the CPU in one pass, on other devices
 /// [`moved_plain`].
-pub fn moved<const D: usize>(teacher: Tensor<D>, student: Tensor<D>, m: f32) -> Tensor<D> {
+pub fn moved<const D: usize>(teacher: Tensor<D>, student: Tensor<D>, m: f64) -> Tensor<D> {
     if !crate::is_fused(&teacher) {
         return moved_plain(teacher, student, m);
     }
@@ -90,8 +90,15 @@ pub fn moved<const D: usize>(teacher: Tensor<D>, student: Tensor<D>, m: f32) -> 
 }
 
 /// The same from Burn's own operators: the reference, and the fallback on other devices.
-pub fn moved_plain<const D: usize>(teacher: Tensor<D>, student: Tensor<D>, m: f32) -> Tensor<D> {
-    teacher.mul_scalar(m) + student.mul_scalar(1.0 - m)
+pub fn moved_plain<const D: usize>(teacher: Tensor<D>, student: Tensor<D>, m: f64) -> Tensor<D> {
+    let (m, rest) = with_rest(m);
+    teacher.mul_scalar(m) + student.mul_scalar(rest)
+}
+
+/// A share and what is missing to one. Taken in float32, one minus 0.999 would be off by 1e-5 of
+/// itself.
+fn with_rest(share: f64) -> (f32, f32) {
+    (share as f32, (1.0 - share) as f32)
 }
 
 /// The operators as a backend extension.
@@ -109,7 +116,7 @@ pub trait ParameterUpdate: Backend {
     fn fused_moved(
         teacher: FloatTensor<Self>,
         student: FloatTensor<Self>,
-        m: f32,
+        m: f64,
     ) -> FloatTensor<Self>;
 }
 
@@ -138,7 +145,7 @@ impl ParameterUpdate for Flex {
         (value, first, second)
     }
 
-    fn fused_moved(teacher: FlexTensor, student: FlexTensor, m: f32) -> FlexTensor {
+    fn fused_moved(teacher: FlexTensor, student: FlexTensor, m: f64) -> FlexTensor {
         let mut teacher = owned(teacher);
         let student = student.to_contiguous();
         teacher
@@ -158,19 +165,20 @@ fn adamw_chunk(
     gradient: &[f32],
     step: AdamWStep,
 ) {
-    let [beta1, beta2] = step.betas;
+    let [(beta1, rest1), (beta2, rest2)] = step.betas.map(with_rest);
     let state = value.iter_mut().zip(first).zip(second);
     for (((value, first), second), &g) in state.zip(gradient) {
-        *first = beta1 * *first + (1.0 - beta1) * g;
-        *second = beta2 * *second + (1.0 - beta2) * (g * g);
+        *first = beta1 * *first + rest1 * g;
+        *second = beta2 * *second + rest2 * (g * g);
         let change = *first / (second.sqrt() / step.root_correction + step.eps);
         *value = (*value * step.decay_before - step.rate * change) * step.decay_after;
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn moved_chunk(teacher: &mut [f32], student: &[f32], m: f32) {
+fn moved_chunk(teacher: &mut [f32], student: &[f32], m: f64) {
+    let (m, rest) = with_rest(m);
     for (teacher, &student) in teacher.iter_mut().zip(student) {
-        *teacher = m * *teacher + (1.0 - m) * student;
+        *teacher = m * *teacher + rest * student;
     }
 }

@@ -5,8 +5,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fitup_kernels::attention::{
-    AttentionDropout, Reach, attention, attention_plain, attention_qkv, attention_rows,
-    attention_rows_plain,
+    AttentionDropout, Reach, attention, attention_biased, attention_biased_plain, attention_plain,
+    attention_qkv, attention_rows, attention_rows_plain,
 };
 use fitup_kernels::gelu::{bias_gelu, bias_gelu_plain};
 use fitup_kernels::layer_norm::{layer_norm, layer_norm_plain};
@@ -98,6 +98,40 @@ proptest! {
         let plain = attention_plain(q.clone(), k.clone(), v.clone(), mask, heads);
         let cotangent = tensor(seed + 4, [batch, queries, width], &device);
         compare(fused, plain, [&q, &k, &v], cotangent)?;
+    }
+
+    #[test]
+    fn attention_with_a_trained_bias(
+        seed in 1u64..1_000_000,
+        batch in 1usize..4,
+        heads in 1usize..4,
+        head_dim in 1usize..19,
+        queries in 1usize..30,
+        keys in 1usize..30,
+        masked: bool,
+    ) {
+        let device = Device::flex().autodiff();
+        let width = heads * head_dim;
+        let q = leaf(seed, [batch, queries, width], &device);
+        let k = leaf(seed + 1, [batch, keys, width], &device);
+        let v = leaf(seed + 2, [batch, keys, width], &device);
+        let bias = leaf(seed + 3, [heads, queries, keys], &device);
+        let mask = masked.then(|| {
+            let hidden = (0..batch * keys).map(|i| if i % keys > 3 { f32::NEG_INFINITY } else { 0.0 });
+            Tensor::from_data(TensorData::new(hidden.collect(), [batch, 1, keys]), &device)
+        });
+        let inputs = || (q.clone(), k.clone(), v.clone(), bias.clone(), mask.clone());
+        let (a, b, c, d, e) = inputs();
+        let fused = attention_biased(a, b, c, d, e, heads);
+        let (a, b, c, d, e) = inputs();
+        let plain = attention_biased_plain(a, b, c, d, e, heads);
+        let cotangent = tensor(seed + 4, [batch, queries, width], &device);
+        compare(fused.clone(), plain.clone(), [&q, &k, &v], cotangent.clone())?;
+        let (a, b, c, d, e) = inputs();
+        let fused = attention_biased(a, b, c, d, e, heads);
+        let (a, b, c, d, e) = inputs();
+        let plain = attention_biased_plain(a, b, c, d, e, heads);
+        compare(fused, plain, [&bias, &bias, &bias], cotangent)?;
     }
 
     #[test]

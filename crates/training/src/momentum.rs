@@ -51,7 +51,7 @@ impl ModuleMapper for Move {
             if m == 0.0 {
                 student
             } else {
-                parameter_update::moved(teacher, student, m as f32)
+                parameter_update::moved(teacher, student, m)
             }
         })
     }

@@ -183,7 +183,7 @@ impl AdamW {
         };
         let step = match c.order {
             AdamWOrder::Torch => AdamWStep {
-                betas: [beta1 as f32, beta2 as f32],
+                betas: c.betas,
                 root_correction: correction2.sqrt() as f32,
                 eps: c.eps as f32,
                 rate: (lr / correction1) as f32,
@@ -191,7 +191,7 @@ impl AdamW {
                 decay_after: 1.0,
             },
             AdamWOrder::Transformers => AdamWStep {
-                betas: [beta1 as f32, beta2 as f32],
+                betas: c.betas,
                 root_correction: 1.0,
                 eps: c.eps as f32,
                 rate: (lr * correction2.sqrt() / correction1) as f32,

@@ -128,6 +128,15 @@ impl Target {
         }
     }
 
+    /// Adds to the first row.
+    fn add(&mut self, values: &[f32]) {
+        assert!(values.len() <= self.columns);
+        for (i, value) in values.iter().enumerate() {
+            // SAFETY: within the block, by the assertion above; the block is this task's alone.
+            unsafe { *self.data.add(i) += value }
+        }
+    }
+
     /// Writes column `i` of the first row.
     fn set(&mut self, i: usize, value: f32) {
         assert!(i < self.columns);
@@ -190,6 +199,8 @@ pub(super) struct Problem<'a> {
     pub(super) heads: usize,
     pub(super) head_dim: usize,
     pub(super) scale: f32,
+    /// Added to the scores, `[heads, queries, keys]`. Only where all segments are of one size.
+    pub(super) bias: Option<&'a [f32]>,
     /// Elements, and whether there is a row per query or one per segment. Only where all segments
     /// have the same number of keys.
     pub(super) mask: Option<(&'a [f32], bool)>,
@@ -239,6 +250,7 @@ impl Problem<'_> {
                         self.scale,
                         Store::Overwrite,
                     );
+                    self.add_bias(scores, head);
                     let mut lse = lse_rows.block(head, queries.start, 1, n);
                     for (i, row) in scores.chunks_mut(m).enumerate() {
                         lse.set(i, softmax_row(row, self.mask_row(index, i)));
@@ -265,6 +277,7 @@ impl Problem<'_> {
         log_sum_exp: &[f32],
         grad: &[f32],
         gradients: [RowsMut<'_>; 3],
+        bias_gradient: Option<RowsMut<'_>>,
     ) {
         let pass = BackwardPass {
             inputs,
@@ -272,25 +285,47 @@ impl Problem<'_> {
             log_sum_exp,
             grad: Rows::new(grad, self.width(), 0),
             gradients,
+            bias_gradient,
         };
         let groups = self.reach.groups();
         let most = self.reach.most_scores();
-        // A task is a group: its segments add to the same gradients of keys and values, in order.
-        (0..groups.len() * self.heads)
-            .into_par_iter()
-            .for_each_init(
-                || (vec![0.0; most], vec![0.0; most]),
-                |(probs, dprobs), task| {
-                    let (group, head) = (&groups[task / self.heads], task % self.heads);
-                    for (place, &index) in group.iter().enumerate() {
-                        let store = match place {
-                            0 => Store::Overwrite,
-                            _ => Store::Add,
-                        };
-                        self.backward_segment(&pass, (index, head), store, probs, dprobs);
+        let scratch = || (vec![0.0; most], vec![0.0; most]);
+        let whole_group = |(probs, dprobs): &mut (Vec<f32>, Vec<f32>), group: &[usize], head| {
+            for (place, &index) in group.iter().enumerate() {
+                let store = match place {
+                    0 => Store::Overwrite,
+                    _ => Store::Add,
+                };
+                self.backward_segment(&pass, (index, head), store, probs, dprobs);
+            }
+        };
+        // A task is what adds to the same gradients, in order: those of keys and values are a
+        // group's, that of the bias is a head's.
+        if bias_gradient.is_some() {
+            (0..self.heads)
+                .into_par_iter()
+                .for_each_init(scratch, |scratch, head| {
+                    for group in groups {
+                        whole_group(scratch, group, head);
                     }
-                },
-            );
+                });
+        } else {
+            (0..groups.len() * self.heads)
+                .into_par_iter()
+                .for_each_init(scratch, |scratch, task| {
+                    whole_group(scratch, &groups[task / self.heads], task % self.heads);
+                });
+        }
+    }
+
+    /// Adds the bias of one head to its scores.
+    fn add_bias(&self, scores: &mut [f32], head: usize) {
+        if let Some(bias) = self.bias {
+            let bias = &bias[head * scores.len()..(head + 1) * scores.len()];
+            for (score, bias) in scores.iter_mut().zip(bias) {
+                *score += bias;
+            }
+        }
     }
 
     /// One head of one segment. `store`: what becomes of the gradients of keys and values; `probs`,
@@ -321,6 +356,7 @@ impl Problem<'_> {
 
         let scores = Target::dense(probs, m);
         matmul(scores, q, k.transposed(), [n, d, m], self.scale, overwrite);
+        self.add_bias(probs, head);
         let first = head * self.reach.query_rows() + queries.start;
         let log_sum_exp = &pass.log_sum_exp[first..first + n];
         for (i, row) in probs.chunks_mut(m).enumerate() {
@@ -344,11 +380,14 @@ impl Problem<'_> {
         for (i, (dp, p)) in dprobs.chunks_mut(m).zip(probs.chunks(m)).enumerate() {
             let at = i * self.width();
             let delta = vector::dot(&g.data[at..at + d], &o.data[at..at + d]);
-            dscores_row(dp, p, delta, self.scale);
+            dscores_row(dp, p, delta);
+        }
+        if let Some(bias) = pass.bias_gradient {
+            bias.block(head, 0, 1, n * m).add(dprobs);
         }
         let ds = Matrix::dense(dprobs, m);
-        matmul(dq, ds, k, [n, m, d], 1.0, overwrite);
-        matmul(dk, ds.transposed(), q, [m, n, d], 1.0, store);
+        matmul(dq, ds, k, [n, m, d], self.scale, overwrite);
+        matmul(dk, ds.transposed(), q, [m, n, d], self.scale, store);
     }
 
     /// Dropout on rows of `keys` weights, from query row `first` on.
@@ -372,6 +411,8 @@ struct BackwardPass<'a> {
     grad: Rows<'a>,
     /// Of q, k, v.
     gradients: [RowsMut<'a>; 3],
+    /// `[heads, queries * keys]`.
+    bias_gradient: Option<RowsMut<'a>>,
 }
 
 /// Scores to probabilities in place; returns the log-sum-exp.
@@ -417,10 +458,10 @@ fn probs_row(row: &mut [f32], mask: Option<&[f32]>, log_sum_exp: f32) {
     }
 }
 
-/// Gradient of the probabilities to gradient of the unscaled scores, in place.
+/// Gradient of the probabilities to gradient of the scores, in place.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn dscores_row(dprobs: &mut [f32], probs: &[f32], delta: f32, scale: f32) {
+fn dscores_row(dprobs: &mut [f32], probs: &[f32], delta: f32) {
     for (d, p) in dprobs.iter_mut().zip(probs) {
-        *d = p * (*d - delta) * scale;
+        *d = p * (*d - delta);
     }
 }

@@ -4,8 +4,8 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
-use burn::tensor::{Device, Int, Tensor, activation};
-use fitup_kernels::attention::{attention, split_heads};
+use burn::tensor::{Device, Int, Tensor};
+use fitup_kernels::attention::{attention, attention_biased};
 
 use super::dropout::DropoutSeed;
 use super::vision_transformer::Mlp;
@@ -198,28 +198,14 @@ impl BiasedAttention {
         mask: Option<&Tensor<3>>,
         bias: Option<&Tensor<3>>,
     ) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
+        let width = x.dims()[2];
         let qkv = self.qkv.forward(x);
         let part = |i: usize| qkv.clone().narrow(2, i * width, width);
         let q = part(0) + self.q_bias.val().unsqueeze();
         let v = part(2) + self.v_bias.val().unsqueeze();
         let context = match bias {
             None => attention(q, part(1), v, mask.cloned(), self.heads),
-            // The fused operator has no gradient for what is added to the scores.
-            Some(bias) => {
-                let scale = ((width / self.heads) as f64).sqrt().recip();
-                let scores = split_heads(q.mul_scalar(scale), self.heads)
-                    .matmul(split_heads(part(1), self.heads).swap_dims(2, 3))
-                    + bias.clone().unsqueeze_dim::<4>(0);
-                let scores = match mask {
-                    Some(mask) => scores + mask.clone().unsqueeze_dim::<4>(1),
-                    None => scores,
-                };
-                activation::softmax(scores, 3)
-                    .matmul(split_heads(v, self.heads))
-                    .swap_dims(1, 2)
-                    .reshape([batch, tokens, width])
-            }
+            Some(bias) => attention_biased(q, part(1), v, bias.clone(), mask.cloned(), self.heads),
         };
         self.proj.forward(context)
     }
