@@ -96,7 +96,10 @@ fn boxes_are_disjoint_inside_the_picture_and_tight_enough_to_paint() {
                 let (least, most) = object.size.range();
                 let share = f64::from(longer) / f64::from(scene.side);
                 // A pixel is 1/96 of the side.
-                assert!((least - 0.011..=most + 0.011).contains(&share), "{object:?}");
+                assert!(
+                    (least - 0.011..=most + 0.011).contains(&share),
+                    "{object:?}"
+                );
             }
         }
     }
@@ -212,7 +215,10 @@ fn a_finished_split_is_kept_and_other_options_are_refused() {
     let picture = folder.path().join("val/images/val_2000000.jpg");
     fs::remove_file(&picture).unwrap();
     let again = make(&small);
-    assert!(again[0].kept && !picture.exists(), "a finished split is not touched");
+    assert!(
+        again[0].kept && !picture.exists(),
+        "a finished split is not touched"
+    );
 
     let error = generate(
         &ScenesOptions {
@@ -249,12 +255,48 @@ fn a_finished_split_is_kept_and_other_options_are_refused() {
 fn options_out_of_range_are_named() {
     let folder = tempfile::tempdir().unwrap();
     for (bad, name) in [
-        (ScenesOptions { noise: 1.5, ..options(folder.path()) }, "noise"),
-        (ScenesOptions { noise: f64::NAN, ..options(folder.path()) }, "noise"),
-        (ScenesOptions { curtains: -0.1, ..options(folder.path()) }, "curtains"),
-        (ScenesOptions { side: 20, ..options(folder.path()) }, "side"),
-        (ScenesOptions { scenes: [0; 3], ..options(folder.path()) }, "scenes"),
-        (ScenesOptions { scenes: [1_000_001, 0, 0], ..options(folder.path()) }, "scenes"),
+        (
+            ScenesOptions {
+                noise: 1.5,
+                ..options(folder.path())
+            },
+            "noise",
+        ),
+        (
+            ScenesOptions {
+                noise: f64::NAN,
+                ..options(folder.path())
+            },
+            "noise",
+        ),
+        (
+            ScenesOptions {
+                curtains: -0.1,
+                ..options(folder.path())
+            },
+            "curtains",
+        ),
+        (
+            ScenesOptions {
+                side: 20,
+                ..options(folder.path())
+            },
+            "side",
+        ),
+        (
+            ScenesOptions {
+                scenes: [0; 3],
+                ..options(folder.path())
+            },
+            "scenes",
+        ),
+        (
+            ScenesOptions {
+                scenes: [1_000_001, 0, 0],
+                ..options(folder.path())
+            },
+            "scenes",
+        ),
     ] {
         let error = generate(&bad, &mut |_, _, _| {}).unwrap_err();
         assert!(error.to_string().starts_with(name), "{error}");
@@ -314,6 +356,7 @@ fn answers_are_balanced_and_true() {
             .or_default() += 1;
     }
     assert_eq!(answers.len(), 5, "{answers:?}");
+    assert!(answers["relation"]["yes"] > 20, "{answers:?}");
     for (template, answers) in &answers {
         let counts: BTreeSet<usize> = answers.values().copied().collect();
         assert_eq!(counts.len(), 1, "{template}: {answers:?}");
@@ -334,7 +377,11 @@ fn every_premise_has_all_labels_and_a_curtain() {
         let entry = entries.iter().find(|entry| entry.image == *image).unwrap();
         assert!(entry.scene.curtain.is_some());
         assert_eq!(labels.len(), Label::ALL.len());
-        assert_eq!(labels.values().collect::<BTreeSet<_>>().len(), 1, "{labels:?}");
+        assert_eq!(
+            labels.values().collect::<BTreeSet<_>>().len(),
+            1,
+            "{labels:?}"
+        );
     }
 }
 
@@ -403,7 +450,11 @@ fn a_referring_expression_fits_one_thing() {
                 })
             })
             .collect();
-        assert_eq!(fits.iter().filter(|&&fits| fits).count(), 1, "{text}: {fits:?}");
+        assert_eq!(
+            fits.iter().filter(|&&fits| fits).count(),
+            1,
+            "{text}: {fits:?}"
+        );
         assert!(fits[(ann_id - 10 * image_id) as usize], "{text}");
         kinds.insert(words.split(' ').next().unwrap().to_owned());
     }
@@ -441,9 +492,16 @@ fn the_noise_dial_sets_the_share_of_each_kind() {
     let share = |count: usize| count as f64 / report.captions as f64;
     assert_eq!(report.noise.len(), 3, "{:?}", report.noise);
     for (kind, &count) in &report.noise {
-        assert!((share(count) - 0.2).abs() < 0.04, "{kind}: {}", share(count));
+        assert!(
+            (share(count) - 0.2).abs() < 0.04,
+            "{kind}: {}",
+            share(count)
+        );
     }
-    assert!(made[1].report.noise.is_empty(), "held-out captions are true");
+    assert!(
+        made[1].report.noise.is_empty(),
+        "held-out captions are true"
+    );
 
     let bytes = fs::read(folder.path().join("train/scenes.json")).unwrap();
     let entries: Vec<Entry> = serde_json::from_slice(&bytes).unwrap();
@@ -473,7 +531,12 @@ fn formats_have_their_fields() {
     for entry in &list(split, "captions.json") {
         has(entry, &["image", "image_id"]);
         assert!(entry["caption"].as_array().unwrap().len() >= 2);
-        assert!(MADE.path().join(split).join(entry["image"].as_str().unwrap()).exists());
+        assert!(
+            MADE.path()
+                .join(split)
+                .join(entry["image"].as_str().unwrap())
+                .exists()
+        );
     }
     for entry in &list(split, "retrieval.json") {
         has(entry, &["image", "image_id"]);
@@ -485,9 +548,21 @@ fn formats_have_their_fields() {
 
     let annotations: Value = read(split, "v2_annotations.json");
     let first = &annotations["annotations"][0];
-    has(first, &["question_type", "multiple_choice_answer", "image_id", "answer_type", "question_id"]);
+    has(
+        first,
+        &[
+            "question_type",
+            "multiple_choice_answer",
+            "image_id",
+            "answer_type",
+            "question_id",
+        ],
+    );
     assert_eq!(first["answers"].as_array().unwrap().len(), 10);
-    has(&first["answers"][0], &["answer", "answer_confidence", "answer_id"]);
+    has(
+        &first["answers"][0],
+        &["answer", "answer_confidence", "answer_id"],
+    );
     for entry in &list(split, "vqa.json") {
         has(entry, &["question_id", "question", "image"]);
         assert_eq!(entry["dataset"], "vqa");
@@ -502,7 +577,17 @@ fn formats_have_their_fields() {
     assert!(answers.contains(&"yes".to_owned()));
 
     for entry in &lines(split, "snli_ve.jsonl") {
-        has(entry, &["Flickr30K_ID", "captionID", "pairID", "gold_label", "sentence1", "sentence2"]);
+        has(
+            entry,
+            &[
+                "Flickr30K_ID",
+                "captionID",
+                "pairID",
+                "gold_label",
+                "sentence1",
+                "sentence2",
+            ],
+        );
     }
     for entry in &list(split, "ve.json") {
         has(entry, &["image", "sentence", "label"]);
@@ -523,9 +608,20 @@ fn formats_have_their_fields() {
     let reference = &list(split, "refs.json")[0];
     has(
         reference,
-        &["ref_id", "ann_id", "category_id", "image_id", "file_name", "split", "sent_ids"],
+        &[
+            "ref_id",
+            "ann_id",
+            "category_id",
+            "image_id",
+            "file_name",
+            "split",
+            "sent_ids",
+        ],
     );
-    has(&reference["sentences"][0], &["tokens", "raw", "sent_id", "sent"]);
+    has(
+        &reference["sentences"][0],
+        &["tokens", "raw", "sent_id", "sent"],
+    );
     let proposals: BTreeMap<String, Vec<[f64; 4]>> = read(split, "dets.json");
     assert_eq!(proposals.len(), SCENES[2]);
     assert!(proposals.values().all(|boxes| boxes.len() >= 6));
@@ -569,8 +665,9 @@ fn baselines_score_every_task() {
             "entailment",
             "pairs",
             "questions: colour",
+            "questions: left/right",
             "questions: number",
-            "questions: side",
+            "questions: top/bottom",
             "questions: yes/no",
             "referring"
         ]
@@ -584,5 +681,8 @@ fn baselines_score_every_task() {
     assert!((score("entailment").majority - 1.0 / 3.0).abs() < 1e-9);
     assert!(score("referring").text_only.is_none());
     let missing = check(Path::new("nowhere"), &mut |_, _, _| {}).unwrap_err();
-    assert!(missing.to_string().contains("fitup data scenes"), "{missing}");
+    assert!(
+        missing.to_string().contains("fitup data scenes"),
+        "{missing}"
+    );
 }

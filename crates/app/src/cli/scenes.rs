@@ -117,7 +117,9 @@ pub fn run(args: &Scenes, output: Output) -> Result<()> {
     };
     let begun = Instant::now();
     let mut phases = Phases::default();
-    let made = generate(&options, &mut |phase, done, all| phases.show(phase, done, all));
+    let made = generate(&options, &mut |phase, done, all| {
+        phases.show(phase, done, all)
+    });
     phases.clear();
     let made = made.context("could not make the scenes")?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -157,7 +159,9 @@ pub fn run_check(args: &ScenesCheck, output: Output) -> Result<()> {
 
 fn measure(folder: &std::path::Path) -> Result<(fitup_data::scenes::CheckReport, String)> {
     let mut phases = Phases::default();
-    let report = check(folder, &mut |phase, done, all| phases.show(phase, done, all));
+    let report = check(folder, &mut |phase, done, all| {
+        phases.show(phase, done, all)
+    });
     phases.clear();
     let report = report.context("could not check the scenes")?;
     let mut text = report.to_string();

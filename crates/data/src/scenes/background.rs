@@ -106,11 +106,9 @@ impl Background {
             }
             Self::Horizon { sky, ground, at } => {
                 let horizon = side * u32::from(*at) / 100;
-                RgbImage::from_fn(
-                    side,
-                    side,
-                    |_, y| Rgb(if y < horizon { *sky } else { *ground }),
-                )
+                RgbImage::from_fn(side, side, |_, y| {
+                    Rgb(if y < horizon { *sky } else { *ground })
+                })
             }
             Self::Noise {
                 colour,

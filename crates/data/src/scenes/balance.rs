@@ -69,7 +69,9 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut counts = BTreeMap::new();
         for at in balance(items, |&item| item, |_| evenness, &mut rng) {
-            *counts.entry((items[at].0.to_owned(), items[at].1)).or_default() += 1;
+            *counts
+                .entry((items[at].0.to_owned(), items[at].1))
+                .or_default() += 1;
         }
         counts
     }

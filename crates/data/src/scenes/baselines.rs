@@ -6,6 +6,7 @@
 //!
 //! All are fitted to the split `train` and scored on `test`.
 
+mod features;
 mod regression;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,23 +15,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use image::imageops::{self, FilterType};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::parallel;
-use crate::images::{DecodeError, DecodeLimits, decode};
-use crate::sources::stable_hash;
+use crate::images::DecodeError;
+use features::{PICTURE, WORDS, picture, words};
 use regression::{Features, Regression};
 
-/// Buckets that words and word pairs are hashed into.
-const WORDS: usize = 1 << 15;
-/// Side of the thumbnail.
-const THUMBNAIL: u32 = 5;
-/// Levels of a channel in the colour histogram.
-const LEVELS: usize = 4;
-const PICTURE: usize = (THUMBNAIL * THUMBNAIL * 3) as usize + LEVELS * LEVELS * LEVELS;
 /// Intersection over union from which a box counts as found.
 const FOUND: f64 = 0.5;
 /// Boxes tried as the constant one.
@@ -58,8 +51,8 @@ pub struct TaskCheck {
 impl TaskCheck {
     /// By how much the better baseline exceeds always giving the most frequent answer.
     pub fn excess(&self) -> f64 {
-        let best = self.text_only.max(self.picture_only);
-        best.map_or(0.0, |best| best - self.majority)
+        let scores = [self.text_only, self.picture_only].into_iter().flatten();
+        scores.fold(self.majority, f64::max) - self.majority
     }
 }
 
@@ -101,7 +94,9 @@ impl fmt::Display for CheckReport {
 #[derive(Debug, Error)]
 pub enum CheckError {
     /// A file could not be read.
-    #[error("{path}: {source}; make scenes with the splits train and test, stored as files, with `fitup data scenes`")]
+    #[error(
+        "{path}: {source}; make scenes with the splits train and test, stored as files, with `fitup data scenes`"
+    )]
     Io {
         /// The file.
         path: PathBuf,
@@ -243,28 +238,11 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, CheckError> {
 fn kind_of(answer: &str) -> &'static str {
     match answer {
         "yes" | "no" => "questions: yes/no",
-        "left" | "right" | "top" | "bottom" => "questions: side",
+        "left" | "right" => "questions: left/right",
+        "top" | "bottom" => "questions: top/bottom",
         number if number.bytes().all(|byte| byte.is_ascii_digit()) => "questions: number",
         _ => "questions: colour",
     }
-}
-
-/// Words and pairs of neighbouring words, each once.
-fn words(text: &str) -> Features {
-    let words: Vec<&str> = text
-        .split(|letter: char| !letter.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .collect();
-    let pairs = words.windows(2).map(|pair| pair.join(" "));
-    let mut indices: Vec<u32> = words
-        .iter()
-        .map(|word| (*word).to_owned())
-        .chain(pairs)
-        .map(|word| (stable_hash(word.as_bytes()) % WORDS as u64) as u32)
-        .collect();
-    indices.sort_unstable();
-    indices.dedup();
-    indices.into_iter().map(|index| (index, 1.0)).collect()
 }
 
 /// Features of every picture that a task mentions.
@@ -277,43 +255,15 @@ fn pictures(folder: &Path, tasks: &Tasks) -> Result<HashMap<String, Vec<f32>>, C
     names.sort_unstable();
     names.dedup();
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let features = parallel::map(0..names.len(), threads, |at| picture(&folder.join(names[at])));
+    let features = parallel::map(0..names.len(), threads, |at| {
+        picture(&folder.join(names[at]))
+    });
     names
         .into_iter()
         .cloned()
         .zip(features)
         .map(|(name, features)| Ok((name, features?)))
         .collect()
-}
-
-/// A thumbnail, values around 0, then how frequent every colour is.
-fn picture(path: &Path) -> Result<Vec<f32>, CheckError> {
-    let bytes = fs::read(path).map_err(|source| CheckError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    let picture =
-        decode(&bytes, &DecodeLimits::default()).map_err(|source| CheckError::Picture {
-            path: path.to_owned(),
-            source,
-        })?;
-    let thumbnail = imageops::resize(&picture, THUMBNAIL, THUMBNAIL, FilterType::Triangle);
-    let mut features: Vec<f32> = thumbnail
-        .as_raw()
-        .iter()
-        .map(|&channel| f32::from(channel) / 127.5 - 1.0)
-        .collect();
-    let mut histogram = vec![0usize; LEVELS * LEVELS * LEVELS];
-    for pixel in picture.pixels() {
-        let bin = pixel.0.iter().fold(0, |bin, &channel| {
-            bin * LEVELS + usize::from(channel) * LEVELS / 256
-        });
-        histogram[bin] += 1;
-    }
-    let pixels = (picture.width() * picture.height()).max(1) as f32;
-    // Square roots bring small things beside the background into the range of the other features.
-    features.extend(histogram.iter().map(|&count| (count as f32 / pixels).sqrt()));
-    Ok(features)
 }
 
 fn score(
@@ -388,7 +338,9 @@ fn constant_box(folders: &[PathBuf; 2]) -> Result<TaskCheck, CheckError> {
         );
     }
     let found = |constant: [f64; 4], boxes: &[[f64; 4]]| {
-        let right = boxes.iter().filter(|&&other| overlap(constant, other) >= FOUND);
+        let right = boxes
+            .iter()
+            .filter(|&&other| overlap(constant, other) >= FOUND);
         right.count() as f64 / boxes.len().max(1) as f64
     };
     let learned = &boxes[0][..boxes[0].len().min(10 * BOXES)];

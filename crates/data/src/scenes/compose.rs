@@ -44,8 +44,7 @@ pub(super) fn compose(
         .collect();
     loop {
         for _ in 0..LAYOUTS {
-            if let Some((curtain, boxes)) =
-                lay_out(lexicon, &things, &sizes, side, curtained, rng)
+            if let Some((curtain, boxes)) = lay_out(lexicon, &things, &sizes, side, curtained, rng)
             {
                 let objects = things
                     .iter()
@@ -102,8 +101,7 @@ fn choose<'a>(lexicon: &'a Lexicon, rng: &mut ChaCha8Rng) -> Vec<(&'a Entry, usi
         let Some(entry) = entry else { break };
         tries += 1;
         // In a lexicon of very few names all others may clash; then one name fills the picture.
-        let usable = !names.contains(&entry.name)
-            && !lexicon.clashes_with_any(entry.name, &names);
+        let usable = !names.contains(&entry.name) && !lexicon.clashes_with_any(entry.name, &names);
         if !usable && tries < 500 {
             continue;
         }
@@ -139,7 +137,10 @@ fn lay_out(
     let gap = pixels(GAP).round() as u32;
     let margin = pixels(MARGIN).round() as u32;
     let curtain = curtained.then(|| {
-        let mut length = || rng.random_range(pixels(CURTAIN.0)..pixels(CURTAIN.1)).round() as u32;
+        let mut length = || {
+            rng.random_range(pixels(CURTAIN.0)..pixels(CURTAIN.1))
+                .round() as u32
+        };
         let (width, height) = (length(), length());
         let (left, top) = (
             rng.random_range(0..=side - width),

@@ -24,7 +24,11 @@ pub(super) struct Annotated<'a> {
 impl Annotated<'_> {
     /// Path of a scene's picture inside the folder of its split, without its ending.
     pub(super) fn stem(&self, scene: usize) -> String {
-        format!("images/{}_{}", self.split.name(), self.scenes[scene].image_id)
+        format!(
+            "images/{}_{}",
+            self.split.name(),
+            self.scenes[scene].image_id
+        )
     }
 
     /// Path of a scene's picture inside the folder of its split.

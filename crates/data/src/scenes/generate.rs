@@ -4,115 +4,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::compose::compose;
 use super::draws::{Purpose, generator};
-use super::formats::{Annotated, files, shard_metadata};
+use super::formats::{Annotated, files};
 use super::graph::{Scene, Split};
 use super::lexicon::{Drawings, Lexicon, LexiconError};
+use super::options::ScenesOptions;
 use super::parallel;
+use super::pictures::PictureWriter;
 use super::pool::Pool;
 use super::render::Renderer;
 use super::report::SplitReport;
 use super::texts;
 use crate::pictograms::{WriteError, attribution, create_folder, write_file};
-use crate::shards::{ShardError, ShardSample, ShardWriter};
-use rand::RngExt;
-
-/// How pictures are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Storage {
-    /// `images/SPLIT_ID.jpg`.
-    Files,
-    /// WebDataset shards with captions, graph and texts beside each picture.
-    Shards,
-    /// Both.
-    Both,
-}
-
-/// What to make, and where.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScenesOptions {
-    /// Folder of the pictogram shards.
-    pub pictograms: PathBuf,
-    /// Folder to write to: a folder for each split appears in it.
-    pub out: PathBuf,
-    /// Scenes of the three splits, each at most a million. A split of none is not made.
-    pub scenes: [usize; 3],
-    /// Side of the pictures in pixels, 64 to 1024.
-    pub side: u32,
-    /// What all draws follow from.
-    pub seed: u64,
-    /// Share of the training captions that are noisy, 0 to 1. Captions of other splits are always true.
-    pub noise: f64,
-    /// Share of the scenes with a curtain, 0 to 1. Entailment is about these, questions and pairs about the others.
-    pub curtains: f64,
-    /// Only so many different names, those with most drawings to train on; `None` for all.
-    pub names: Option<usize>,
-    /// How pictures are stored.
-    pub storage: Storage,
-    /// Threads to work on; 0 for one per core. The result does not depend on it.
-    pub threads: usize,
-}
-
-impl ScenesOptions {
-    /// 8,000, 1,000 and 1,000 scenes of 256 pixels as files, clean captions, a third with a curtain.
-    pub fn new(pictograms: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
-        Self {
-            pictograms: pictograms.into(),
-            out: out.into(),
-            scenes: [8000, 1000, 1000],
-            side: 256,
-            seed: 0,
-            noise: 0.0,
-            curtains: 0.35,
-            names: None,
-            storage: Storage::Files,
-            threads: 0,
-        }
-    }
-
-    fn validate(&self) -> Result<(), ScenesError> {
-        let option = |option, got: String, expected| ScenesError::Option {
-            option,
-            got,
-            expected,
-        };
-        for (name, share) in [("noise", self.noise), ("curtains", self.curtains)] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(option(name, share.to_string(), "a share between 0 and 1"));
-            }
-        }
-        if !(64..=1024).contains(&self.side) {
-            return Err(option("side", self.side.to_string(), "64 to 1024 pixels"));
-        }
-        if let Some(&scenes) = self.scenes.iter().find(|&&count| count > Split::LARGEST) {
-            return Err(option("scenes", scenes.to_string(), "at most 1000000 a split"));
-        }
-        if self.scenes == [0; 3] {
-            return Err(option("scenes", "0".to_owned(), "at least one in one split"));
-        }
-        Ok(())
-    }
-
-    /// What the files of a split depend on, apart from the pictograms.
-    fn recipe(&self, split: Split) -> Value {
-        json!({
-            "version": VERSION,
-            "scenes": self.scenes[split as usize],
-            "side": self.side,
-            "seed": self.seed,
-            "noise": if split == Split::Train { self.noise } else { 0.0 },
-            "curtains": self.curtains,
-            "names": self.names,
-            "storage": self.storage,
-        })
-    }
-}
+use crate::shards::ShardError;
 
 /// Why scenes could not be made.
 #[derive(Debug, Error)]
@@ -145,7 +55,9 @@ pub enum ScenesError {
         wanted: String,
     },
     /// A folder of a split's name that this did not write.
-    #[error("{path}: not a finished split (its split.json is missing or broken: {reason}); remove the folder or choose another one")]
+    #[error(
+        "{path}: not a finished split (its split.json is missing or broken: {reason}); remove the folder or choose another one"
+    )]
     Foreign {
         /// The folder of the split.
         path: PathBuf,
@@ -176,10 +88,6 @@ pub enum ScenesError {
     },
 }
 
-/// Raised when the same options give other files.
-const VERSION: u32 = 1;
-/// Pictures in a shard.
-const PER_SHARD: usize = 1000;
 /// Scenes drawn between two calls of the progress function.
 const CHUNK: usize = 256;
 
@@ -251,8 +159,7 @@ fn finished(folder: &Path, recipe: &Value) -> Result<Option<SplitReport>, Scenes
         path: folder.to_owned(),
         reason,
     };
-    let bytes =
-        fs::read(folder.join("split.json")).map_err(|error| foreign(error.to_string()))?;
+    let bytes = fs::read(folder.join("split.json")).map_err(|error| foreign(error.to_string()))?;
     let there: Value =
         serde_json::from_slice(&bytes).map_err(|error| foreign(error.to_string()))?;
     if let Some((field, wanted)) = recipe
@@ -297,12 +204,18 @@ fn make(
     };
     let name = split.name();
     progress(&format!("{name} texts"), 0, count);
-    let scenes = parallel::map(0..count, threads, |index| scene(options, split, lexicon, index));
+    let scenes = parallel::map(0..count, threads, |index| {
+        scene(options, split, lexicon, index)
+    });
     let pool = Pool {
         scenes: &scenes,
         lexicon,
     };
-    let noise = if split == Split::Train { options.noise } else { 0.0 };
+    let noise = if split == Split::Train {
+        options.noise
+    } else {
+        0.0
+    };
     let texts = texts::write(pool, split, options.seed, noise, threads);
     let annotated = Annotated {
         split,
@@ -331,7 +244,10 @@ fn make(
     }
     let bytes = writer.finish()?;
 
-    write_file(&partial.join("ATTRIBUTION.md"), notice(&scenes, lexicon).as_bytes())?;
+    write_file(
+        &partial.join("ATTRIBUTION.md"),
+        notice(&scenes, lexicon).as_bytes(),
+    )?;
     let report = SplitReport::of(&scenes, &texts, lexicon, bytes);
     let description = json!({ "recipe": options.recipe(split), "report": report });
     write_file(
@@ -373,68 +289,4 @@ fn notice(scenes: &[Scene], lexicon: &Lexicon) -> String {
          are generated.\n\n{}",
         attribution(records)
     )
-}
-
-/// Stores the pictures of a split in their order.
-struct PictureWriter<'a> {
-    annotated: Annotated<'a>,
-    folder: &'a Path,
-    as_files: bool,
-    shards: Option<(ShardWriter, Vec<Value>)>,
-    bytes: u64,
-}
-
-impl<'a> PictureWriter<'a> {
-    fn create(
-        storage: Storage,
-        folder: &'a Path,
-        annotated: Annotated<'a>,
-    ) -> Result<Self, ScenesError> {
-        let as_files = storage != Storage::Shards;
-        if as_files {
-            create_folder(&folder.join("images"))?;
-        }
-        let shards = (storage != Storage::Files)
-            .then(|| {
-                let writer = ShardWriter::create(folder, annotated.split.name(), PER_SHARD)?;
-                Ok::<_, ShardError>((writer, shard_metadata(annotated)))
-            })
-            .transpose()?;
-        Ok(Self {
-            annotated,
-            folder,
-            as_files,
-            shards,
-            bytes: 0,
-        })
-    }
-
-    fn write(&mut self, index: usize, jpeg: &[u8]) -> Result<(), ScenesError> {
-        self.bytes += jpeg.len() as u64;
-        if self.as_files {
-            let path = self.folder.join(self.annotated.file(index));
-            fs::write(&path, jpeg).map_err(|source| ScenesError::Io { path, source })?;
-        }
-        if let Some((shards, metadata)) = &mut self.shards {
-            let captions: Vec<String> = self.annotated.texts.captions[index]
-                .iter()
-                .map(|caption| caption.text.clone())
-                .collect();
-            shards.write(ShardSample {
-                key: &self.annotated.scenes[index].image_id.to_string(),
-                image: jpeg,
-                extension: "jpg",
-                captions: &captions,
-                metadata: Some(&metadata[index]),
-            })?;
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<u64, ScenesError> {
-        if let Some((shards, _)) = self.shards {
-            shards.finish()?;
-        }
-        Ok(self.bytes)
-    }
 }

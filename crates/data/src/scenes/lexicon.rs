@@ -213,11 +213,12 @@ impl Drawings {
                     name.split(' ').any(|word| words.contains(word))
                 };
                 let within = one.split(' ').any(|a| {
-                    other
-                        .split(' ')
-                        .any(|b| a == b || (a.len().min(b.len()) > 2 && (a.contains(b) || b.contains(a))))
+                    other.split(' ').any(|b| {
+                        a == b || (a.len().min(b.len()) > 2 && (a.contains(b) || b.contains(a)))
+                    })
                 });
-                if one != other && (within || says(one, words_of_other) || says(other, words_of_one))
+                if one != other
+                    && (within || says(one, words_of_other) || says(other, words_of_one))
                 {
                     clashes.insert((one, other));
                 }

@@ -35,7 +35,18 @@ pub struct Caption {
 
 /// Words that surround pictures on the web and say nothing of them.
 const CHATTER: [&str; 12] = [
-    "image", "clipart", "free", "download", "stock", "png", "hd", "icon", "wallpaper", "vector", "new", "sale",
+    "image",
+    "clipart",
+    "free",
+    "download",
+    "stock",
+    "png",
+    "hd",
+    "icon",
+    "wallpaper",
+    "vector",
+    "new",
+    "sale",
 ];
 
 /// The captions of the scene at `index`, each with probability `share` replaced by one of the three kinds of noise,

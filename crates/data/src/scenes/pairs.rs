@@ -11,8 +11,9 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::graph::{Category, Scene};
+use super::pair_program::PairProgram;
 use super::pool::Pool;
-use super::program::{PairProgram, Program, Query};
+use super::program::{Kind, Program, Query};
 
 /// A statement about a pair of pictures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,11 +79,9 @@ impl<'a> PairWriter<'a> {
         for _ in 0..PAIRS {
             let [left, right] = [self.scene(topics, rng)?, self.scene(topics, rng)?];
             let scenes = [&self.pool.scenes[left], &self.pool.scenes[right]];
-            let askable = topics.iter().all(|(name, _)| {
-                scenes
-                    .iter()
-                    .all(|scene| self.pool.is_askable(name, scene))
-            });
+            let askable = topics
+                .iter()
+                .all(|(name, _)| scenes.iter().all(|scene| self.pool.is_askable(name, scene)));
             let used = found.iter().flatten().flatten();
             if left == right || !askable || used.clone().any(|&at| at == left || at == right) {
                 continue;
@@ -155,7 +154,7 @@ fn statement((name, category): (&str, Category), rng: &mut ChaCha8Rng) -> PairPr
         4 => PairProgram::More { query, left: true },
         5 => PairProgram::More { query, left: false },
         _ => {
-            let most = if matches!(query.kind, super::program::Kind::Category(_)) {
+            let most = if matches!(query.kind, Kind::Category(_)) {
                 5
             } else {
                 3

@@ -2,7 +2,8 @@
 
 use super::graph::Side;
 use super::names::plural;
-use super::program::{Attribute, Kind, PairProgram, Program, Query, Reading, Relation};
+use super::pair_program::PairProgram;
+use super::program::{Attribute, Kind, Program, Query, Reading, Relation};
 use crate::pictograms::with_article;
 
 /// `zero` to `twelve`.
@@ -113,7 +114,12 @@ impl Program {
                     Reading::Some => query.indefinite(),
                     Reading::The => query.definite(),
                 };
-                format!("{} is {} {}", term(subject), relation.phrase(), term(object))
+                format!(
+                    "{} is {} {}",
+                    term(subject),
+                    relation.phrase(),
+                    term(object)
+                )
             }
             Self::Attribute { subject, attribute } => {
                 let value = match attribute {
@@ -123,7 +129,11 @@ impl Program {
                 format!("{} is {value}", subject.definite())
             }
             Self::Larger { subject, object } => {
-                format!("{} is larger than {}", subject.definite(), object.definite())
+                format!(
+                    "{} is larger than {}",
+                    subject.definite(),
+                    object.definite()
+                )
             }
         }
     }
@@ -137,7 +147,11 @@ impl Program {
                 let (verb, rest) = sentence
                     .strip_prefix("there is ")
                     .map(|rest| ("is", rest))
-                    .or_else(|| sentence.strip_prefix("there are ").map(|rest| ("are", rest)))
+                    .or_else(|| {
+                        sentence
+                            .strip_prefix("there are ")
+                            .map(|rest| ("are", rest))
+                    })
                     .unwrap_or(("is", &sentence));
                 format!("{verb} there {rest}?")
             }
@@ -160,7 +174,11 @@ impl Program {
                 format!("is {} {value}?", subject.definite())
             }
             Self::Larger { subject, object } => {
-                format!("is {} larger than {}?", subject.definite(), object.definite())
+                format!(
+                    "is {} larger than {}?",
+                    subject.definite(),
+                    object.definite()
+                )
             }
         }
     }
@@ -184,7 +202,10 @@ impl PairProgram {
             Self::Right(program) => format!("the right image contains {}", of(program)),
             Self::Both(program) => format!("both images contain {}", of(program)),
             Self::ExactlyOne(program) => {
-                format!("one of the images shows {} and the other does not", of(program))
+                format!(
+                    "one of the images shows {} and the other does not",
+                    of(program)
+                )
             }
             Self::Total { query, count: 1 } => {
                 format!("there is exactly one {} in total", query.bare(false))
@@ -195,7 +216,11 @@ impl PairProgram {
                 query.bare(true)
             ),
             Self::More { query, left } => {
-                let (more, fewer) = if *left { ("left", "right") } else { ("right", "left") };
+                let (more, fewer) = if *left {
+                    ("left", "right")
+                } else {
+                    ("right", "left")
+                };
                 format!(
                     "the {more} image has more {} than the {fewer} image",
                     query.bare(true)
@@ -218,14 +243,26 @@ mod tests {
             Program::Exists(ox.clone().sized(Size::Large).on(Side::Left)).sentence(),
             "there is a large ox on the left side"
         );
-        assert_eq!(Program::Exists(ox.clone()).question(), "is there an ox in the picture?");
+        assert_eq!(
+            Program::Exists(ox.clone()).question(),
+            "is there an ox in the picture?"
+        );
         let count = |count| Program::Count {
             query: ox.clone().on(Side::Top),
             count,
         };
-        assert_eq!(count(1).sentence(), "there is exactly one ox in the top half");
-        assert_eq!(count(3).sentence(), "there are exactly three oxen in the top half");
-        assert_eq!(count(3).question(), "are there exactly three oxen in the top half?");
+        assert_eq!(
+            count(1).sentence(),
+            "there is exactly one ox in the top half"
+        );
+        assert_eq!(
+            count(3).sentence(),
+            "there are exactly three oxen in the top half"
+        );
+        assert_eq!(
+            count(3).question(),
+            "are there exactly three oxen in the top half?"
+        );
         let relation = Program::Relation {
             reading: Reading::Some,
             relation: Relation::LeftOf,

@@ -4,7 +4,8 @@
 //!
 //! - existence: one name that is there and one that is not, both drawn as often as pictures show them;
 //! - relation and size: the order of the two names decides, and is a coin flip;
-//! - counting: only pictures of four things or more, answers 1, 2 and 3 equally often for each number of things;
+//! - counting: only pictures of four things or more, answers 1, 2 and 3 equally often for each number of things, and
+//!   so for names and for every category apart (more things are animals than are any one animal);
 //! - colours: asked of a place ("the leftmost object") or a category and never of a name, for bananas are yellow;
 //! - sides: places are drawn without regard to names.
 
@@ -88,6 +89,8 @@ pub struct Question {
 const OFF_CENTRE: f64 = 0.15;
 /// Least distance between two things' middles, as a share of the side, for one to be the leftmost.
 const OUTERMOST: f64 = 0.06;
+/// Questions on two things, of each template, of a picture at most.
+const COMPARISONS: usize = 2;
 /// Numbers that are asked for.
 const NUMBERS: std::ops::RangeInclusive<usize> = 1..=3;
 /// Pictures of fewer things cannot show every number of [`NUMBERS`] beside something else.
@@ -118,23 +121,31 @@ pub(super) fn candidates(pool: Pool<'_>, index: usize, rng: &mut ChaCha8Rng) -> 
         ask(template, String::new(), program.question(), answer);
     };
 
-    if let (Some(present), Some(absent)) =
-        (scene.names().choose(rng), pool.absent_name(scene, rng))
+    if let (Some(present), Some(absent)) = (scene.names().choose(rng), pool.absent_name(scene, rng))
     {
         for name in [present, absent] {
             ask_program(Template::Exists, &Program::Exists(Query::name(name)));
         }
     }
-    if let Some(program) = relation(scene, rng) {
-        ask_program(Template::Relation, &program);
+    for (template, draw) in [
+        (
+            Template::Relation,
+            relation as fn(&Scene, &mut ChaCha8Rng) -> Option<Program>,
+        ),
+        (Template::Larger, larger),
+    ] {
+        let mut programs: Vec<Program> =
+            (0..COMPARISONS).filter_map(|_| draw(scene, rng)).collect();
+        programs.dedup();
+        for program in programs {
+            ask_program(template, &program);
+        }
     }
-    if let Some(program) = larger(scene, rng) {
-        ask_program(Template::Larger, &program);
-    }
-    for (noun, count) in counts(scene) {
+    for (noun, is_name, count) in counts(scene) {
+        let among = if is_name { "names" } else { noun };
         ask(
             Template::Count,
-            scene.objects.len().to_string(),
+            format!("{among} of {}", scene.objects.len()),
             format!("how many {} are there?", plural(noun)),
             &count.to_string(),
         );
@@ -225,20 +236,23 @@ fn larger(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Program> {
     })
 }
 
-/// Nouns with how many things they count, of those numbers that are asked for.
-fn counts(scene: &Scene) -> Vec<(&str, usize)> {
+/// Nouns, whether they are names, and how many things they count, of those numbers that are asked for.
+fn counts(scene: &Scene) -> Vec<(&str, bool, usize)> {
     if scene.objects.len() < COUNTED_IN {
         return Vec::new();
     }
-    let names = scene.names().into_iter().map(|name| (name, scene.count(name)));
+    let names = scene
+        .names()
+        .into_iter()
+        .map(|name| (name, true, scene.count(name)));
     let categories = Category::ALL.into_iter().filter_map(|category| {
         let members = scene.objects.iter();
         let count = members.filter(|object| object.category == category).count();
-        Some((category.noun()?, count))
+        Some((category.noun()?, false, count))
     });
     names
         .chain(categories)
-        .filter(|(_, count)| NUMBERS.contains(count))
+        .filter(|(_, _, count)| NUMBERS.contains(count))
         .collect()
 }
 
@@ -258,7 +272,11 @@ fn side<'a>(
         .filter(|object| distance(object).abs() > OFF_CENTRE)
         .collect();
     let object = *singles.choose(rng)?;
-    Some((&object.name, sides, sides[usize::from(distance(object) > 0.0)]))
+    Some((
+        &object.name,
+        sides,
+        sides[usize::from(distance(object) > 0.0)],
+    ))
 }
 
 /// A phrase that singles a thing out without its name, and the thing's colour.

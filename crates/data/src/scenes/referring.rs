@@ -86,9 +86,8 @@ fn outermost(scene: &Scene, object: &Object) -> Option<String> {
     ]
     .into_iter()
     .find(|&(_, axis, direction)| {
-        let along = |object: &Object| {
-            direction * f64::from(object.region.doubled_centre()[axis]) / 2.0
-        };
+        let along =
+            |object: &Object| direction * f64::from(object.region.doubled_centre()[axis]) / 2.0;
         others
             .iter()
             .all(|other| along(object) > along(other) + clear)

@@ -48,9 +48,15 @@ impl SplitReport {
         let objects = || scenes.iter().flat_map(|scene| &scene.objects);
         let mut report = Self {
             scenes: scenes.len(),
-            curtained: scenes.iter().filter(|scene| scene.curtain.is_some()).count(),
+            curtained: scenes
+                .iter()
+                .filter(|scene| scene.curtain.is_some())
+                .count(),
             objects: objects().count(),
-            names: objects().map(|object| &object.name).collect::<BTreeSet<_>>().len(),
+            names: objects()
+                .map(|object| &object.name)
+                .collect::<BTreeSet<_>>()
+                .len(),
             pictograms: objects()
                 .map(|object| &object.pictogram)
                 .collect::<BTreeSet<_>>()
@@ -75,11 +81,17 @@ impl SplitReport {
         }
         report.captions_shared = bearers.into_values().filter(|&count| count > 1).sum();
         for question in &texts.questions {
-            let answers = report.questions.entry(label(&question.template)).or_default();
+            let answers = report
+                .questions
+                .entry(label(&question.template))
+                .or_default();
             *answers.entry(question.answer.clone()).or_default() += 1;
         }
         for hypothesis in &texts.hypotheses {
-            *report.hypotheses.entry(label(&hypothesis.label)).or_default() += 1;
+            *report
+                .hypotheses
+                .entry(label(&hypothesis.label))
+                .or_default() += 1;
         }
         for pair in &texts.pairs {
             *report.pairs.entry(pair.label.to_string()).or_default() += 1;

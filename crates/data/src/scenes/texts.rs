@@ -34,7 +34,13 @@ pub(super) fn write(pool: Pool<'_>, split: Split, seed: u64, noise: f64, threads
     let draws = |purpose, index| generator(seed, split, purpose, index);
     let captions = parallel::map(scenes.clone(), threads, |index| {
         let mut texts = draws(Purpose::Captions, index);
-        noisy_captions(pool, index, noise, &mut texts, &mut draws(Purpose::Noise, index))
+        noisy_captions(
+            pool,
+            index,
+            noise,
+            &mut texts,
+            &mut draws(Purpose::Noise, index),
+        )
     });
     let candidates = parallel::map(scenes.clone(), threads, |index| {
         questions::candidates(pool, index, &mut draws(Purpose::Questions, index))

@@ -80,7 +80,11 @@ fn numbered(annotated: Annotated<'_>) -> Vec<(u64, u64, &Question)> {
         .questions
         .iter()
         .map(|question| {
-            place = if question.scene == scene { place + 1 } else { 0 };
+            place = if question.scene == scene {
+                place + 1
+            } else {
+                0
+            };
             scene = question.scene;
             let image_id = annotated.scenes[scene].image_id;
             (image_id * 100 + place, image_id, question)

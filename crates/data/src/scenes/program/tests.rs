@@ -12,10 +12,17 @@
 //! ```
 
 use super::*;
-use crate::scenes::graph::Split;
 use crate::scenes::Background;
+use crate::scenes::PairProgram;
+use crate::scenes::graph::Split;
 
-fn object(name: &str, category: Category, colour: Option<Colour>, size: Size, at: [u32; 4]) -> Object {
+fn object(
+    name: &str,
+    category: Category,
+    colour: Option<Colour>,
+    size: Size,
+    at: [u32; 4],
+) -> Object {
     Object {
         name: name.to_owned(),
         category,
@@ -34,10 +41,34 @@ fn scene(curtain: bool) -> Scene {
         background: Background::Plain { colour: [200; 3] },
         curtain: curtain.then(|| [10, 60, 30, 80].into()),
         objects: vec![
-            object("dog", Category::Animal, Some(Colour::Brown), Size::Small, [10, 10, 20, 20]),
-            object("car", Category::Vehicle, Some(Colour::Red), Size::Large, [60, 10, 90, 40]),
-            object("car", Category::Vehicle, None, Size::Small, [40, 45, 55, 55]),
-            object("pear", Category::Food, Some(Colour::Green), Size::Small, [70, 80, 80, 90]),
+            object(
+                "dog",
+                Category::Animal,
+                Some(Colour::Brown),
+                Size::Small,
+                [10, 10, 20, 20],
+            ),
+            object(
+                "car",
+                Category::Vehicle,
+                Some(Colour::Red),
+                Size::Large,
+                [60, 10, 90, 40],
+            ),
+            object(
+                "car",
+                Category::Vehicle,
+                None,
+                Size::Small,
+                [40, 45, 55, 55],
+            ),
+            object(
+                "pear",
+                Category::Food,
+                Some(Colour::Green),
+                Size::Small,
+                [70, 80, 80, 90],
+            ),
         ],
     }
 }
@@ -59,7 +90,12 @@ fn count(query: Query, count: usize) -> [Option<Truth>; 2] {
     values(&Program::Count { query, count })
 }
 
-fn related(reading: Reading, subject: &str, relation: Relation, object: &str) -> [Option<Truth>; 2] {
+fn related(
+    reading: Reading,
+    subject: &str,
+    relation: Relation,
+    object: &str,
+) -> [Option<Truth>; 2] {
     values(&Program::Relation {
         reading,
         relation,
@@ -92,9 +128,15 @@ fn what_neither_fits_nor_does_not_has_no_value() {
     // The small car stands across the middle, and its colour is not clear; one certain car is enough all the same.
     assert_eq!(exists(Query::name("car").on(Side::Left)), [None, None]);
     assert_eq!(exists(Query::name("car").on(Side::Right)), [T, T]);
-    assert_eq!(exists(Query::name("car").coloured(Colour::Blue)), [None, None]);
+    assert_eq!(
+        exists(Query::name("car").coloured(Colour::Blue)),
+        [None, None]
+    );
     assert_eq!(exists(Query::name("car").coloured(Colour::Red)), [T, T]);
-    assert_eq!(count(Query::name("car").coloured(Colour::Red), 1), [None, None]);
+    assert_eq!(
+        count(Query::name("car").coloured(Colour::Red), 1),
+        [None, None]
+    );
     // What is excluded by its size need not have a clear colour.
     let large_blue = Query::name("car").coloured(Colour::Blue).sized(Size::Large);
     assert_eq!(exists(large_blue), [F, U]);
@@ -194,12 +236,34 @@ fn pairs_of_pictures() {
     assert_eq!(value(PairProgram::ExactlyOne(two.clone())), Some(true));
     assert_eq!(value(PairProgram::Left(two.clone())), Some(true));
     assert_eq!(value(PairProgram::Right(two)), Some(false));
-    assert_eq!(value(PairProgram::Total { query: query(), count: 3 }), Some(true));
-    assert_eq!(value(PairProgram::More { query: query(), left: true }), Some(true));
-    assert_eq!(value(PairProgram::More { query: query(), left: false }), Some(false));
+    assert_eq!(
+        value(PairProgram::Total {
+            query: query(),
+            count: 3
+        }),
+        Some(true)
+    );
+    assert_eq!(
+        value(PairProgram::More {
+            query: query(),
+            left: true
+        }),
+        Some(true)
+    );
+    assert_eq!(
+        value(PairProgram::More {
+            query: query(),
+            left: false
+        }),
+        Some(false)
+    );
     // A curtain leaves open how many there are.
     assert_eq!(
-        PairProgram::Total { query: query(), count: 3 }.evaluate(&scene(true), &other),
+        PairProgram::Total {
+            query: query(),
+            count: 3
+        }
+        .evaluate(&scene(true), &other),
         None
     );
 }
