@@ -88,7 +88,8 @@ fn of_pixel(pixel: [u8; 3]) -> Of {
     if (12.0..45.0).contains(&hue) && value < 0.68 {
         return Of::Named(Colour::Brown);
     }
-    if saturation < 0.3 {
+    // Pale and very dark colours are named by few.
+    if saturation < 0.3 || value < 0.35 {
         return Of::Between;
     }
     let reddish = !(13.0..345.0).contains(&hue);

@@ -20,6 +20,8 @@ const PLACES: usize = 60;
 const LAYOUTS: usize = 8;
 /// Share of the things after the first that come from the category of the first: distractors that look alike.
 const SAME_CATEGORY: f64 = 0.5;
+/// How often a drawing of a clear colour is preferred.
+const CLEAR_COLOUR: f64 = 0.5;
 
 /// Draws the graph of one scene of `side` pixels.
 pub(super) fn compose(
@@ -116,12 +118,28 @@ fn choose<'a>(lexicon: &'a Lexicon, rng: &mut ChaCha8Rng) -> Vec<(&'a Entry, usi
         // A picture of one thing repeated leaves nothing to compare.
         let room = total - things.len() - usize::from(names.len() == 1 && total > 2);
         for _ in 0..times.min(room.max(1)) {
-            if let Some(&drawing) = entry.drawings.choose(rng) {
+            if let Some(drawing) = draw(lexicon, entry, rng) {
                 things.push((entry, drawing));
             }
         }
     }
     things
+}
+
+/// One of a name's drawings, often one of a clear colour: few drawings have one, and colours are asked for.
+fn draw(lexicon: &Lexicon, entry: &Entry, rng: &mut ChaCha8Rng) -> Option<usize> {
+    let clear: Vec<usize> = entry
+        .drawings
+        .iter()
+        .copied()
+        .filter(|&drawing| lexicon.drawings[drawing].colour.is_some())
+        .collect();
+    if rng.random_bool(CLEAR_COLOUR)
+        && let Some(drawing) = clear.choose(rng)
+    {
+        return Some(*drawing);
+    }
+    entry.drawings.choose(rng).copied()
 }
 
 /// Places the curtain and all things, or gives up.

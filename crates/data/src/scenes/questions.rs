@@ -6,8 +6,9 @@
 //! - relation and size: the order of the two names decides, and is a coin flip;
 //! - counting: only pictures of four things or more, answers 1, 2 and 3 equally often for each number of things, and
 //!   so for names and for every category apart (more things are animals than are any one animal);
-//! - colours: asked of a place ("the leftmost object") or a category and never of a name, for bananas are yellow;
-//! - sides: places are drawn without regard to names.
+//! - colours: asked of a place ("the leftmost object") or a category and never of a name, for bananas are yellow, and
+//!   of two things of different colours in the picture;
+//! - sides: asked of one thing on either side.
 
 use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -150,15 +151,17 @@ pub(super) fn candidates(pool: Pool<'_>, index: usize, rng: &mut ChaCha8Rng) -> 
             &count.to_string(),
         );
     }
-    if let Some((name, [one, other], answer)) = side(scene, rng) {
-        ask(
-            Template::Side,
-            one.to_owned(),
-            format!("is the {name} on the {one} or the {other} side?"),
-            answer,
-        );
+    if let Some(([one, other], things)) = sides(scene, rng) {
+        for (name, answer) in things.into_iter().zip([one, other]) {
+            ask(
+                Template::Side,
+                one.to_owned(),
+                format!("is the {name} on the {one} or the {other} side?"),
+                answer,
+            );
+        }
     }
-    if let Some((phrase, colour)) = colour(scene, rng) {
+    for (phrase, colour) in colours(scene, rng).into_iter().flatten() {
         ask(
             Template::Colour,
             phrase.clone(),
@@ -256,31 +259,28 @@ fn counts(scene: &Scene) -> Vec<(&str, bool, usize)> {
         .collect()
 }
 
-/// A thing off the middle, the two sides, and the one it is on.
-fn side<'a>(
-    scene: &'a Scene,
-    rng: &mut ChaCha8Rng,
-) -> Option<(&'a str, [&'static str; 2], &'static str)> {
+/// The two sides of an axis, and a thing clearly on either of them: what lies on one side only would be seen without
+/// reading the question.
+fn sides<'a>(scene: &'a Scene, rng: &mut ChaCha8Rng) -> Option<([&'static str; 2], [&'a str; 2])> {
     let axis = rng.random_range(0..2);
-    let sides = [["left", "right"], ["top", "bottom"]][axis];
     let distance = |object: &Object| {
         f64::from(object.region.doubled_centre()[axis]) / 2.0 / f64::from(scene.side) - 0.5
     };
-    let singles: Vec<&Object> = scene
-        .singles()
-        .into_iter()
-        .filter(|object| distance(object).abs() > OFF_CENTRE)
-        .collect();
-    let object = *singles.choose(rng)?;
-    Some((
-        &object.name,
-        sides,
-        sides[usize::from(distance(object) > 0.0)],
-    ))
+    let mut on = |sign: f64| {
+        let singles: Vec<&Object> = scene
+            .singles()
+            .into_iter()
+            .filter(|object| sign * distance(object) > OFF_CENTRE)
+            .collect();
+        singles.choose(rng).map(|object| object.name.as_str())
+    };
+    let things = [on(-1.0)?, on(1.0)?];
+    Some(([["left", "right"], ["top", "bottom"]][axis], things))
 }
 
-/// A phrase that singles a thing out without its name, and the thing's colour.
-fn colour(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<(String, &'static str)> {
+/// Two phrases that single a thing out without its name, with the things' colours, which differ: in a picture of one
+/// clear colour nobody needs the question.
+fn colours(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<[(String, &'static str); 2]> {
     let mut phrases: Vec<(String, &Object)> = Vec::new();
     for (phrase, axis, last) in [
         ("leftmost object", 0, false),
@@ -308,9 +308,12 @@ fn colour(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<(String, &'static str)>
         }
     }
     phrases.shuffle(rng);
-    phrases
+    let mut clear = phrases
         .into_iter()
-        .find_map(|(phrase, object)| Some((phrase, object.colour?.name())))
+        .filter_map(|(phrase, object)| Some((phrase, object.colour?.name())));
+    let first = clear.next()?;
+    let second = clear.find(|(_, colour)| *colour != first.1)?;
+    Some([first, second])
 }
 
 /// The thing whose middle comes first or last along an axis, by a clear distance.
