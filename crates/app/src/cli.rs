@@ -11,6 +11,7 @@ mod model;
 mod model_file;
 mod output;
 mod pretrain;
+mod scenes;
 mod search;
 mod spec;
 mod zero_shot;

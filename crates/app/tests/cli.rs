@@ -487,6 +487,49 @@ fn data_is_counted_and_drawn() {
 }
 
 #[test]
+fn scenes_are_made_checked_and_drawn() {
+    let folder = trained();
+    let pictograms = samples();
+    let make = |noise: &'static str| {
+        let options = ["--out", "scenes", "--side", "64", "--noise", noise];
+        let counts = ["--train", "60", "--val", "0", "--test", "30"];
+        let mut args = vec!["data", "scenes", "--pictograms", &pictograms];
+        args.extend(options);
+        args.extend(counts);
+        args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>()
+    };
+    let quiet = make("0");
+    let quiet: Vec<&str> = quiet.iter().map(String::as_str).collect();
+    let made = json(folder, &quiet);
+    assert_eq!(made["splits"][0]["report"]["scenes"], 60);
+    assert_eq!(made["splits"][1]["split"], "test");
+    assert_eq!(json(folder, &quiet)["splits"][0]["kept"], true);
+    let noisy = make("0.5");
+    let noisy: Vec<&str> = noisy.iter().map(String::as_str).collect();
+    has(
+        &failure(folder, &noisy),
+        &["scenes/train", "noise", "remove the folder"],
+    );
+
+    let checked = json(folder, &["data", "scenes-check", "scenes"]);
+    assert!(checked["tasks"].as_array().unwrap().len() > 4);
+    let list = "scenes/train/captions.json:scenes/train";
+    let sheet = json(
+        folder,
+        &[
+            "data",
+            "preview",
+            list,
+            "--out",
+            "scenes.png",
+            "--count",
+            "4",
+        ],
+    );
+    assert_eq!(sheet["keys"].as_array().unwrap().len(), 4);
+}
+
+#[test]
 fn bad_model_files_are_named_with_the_fix() {
     let folder = trained();
     let inspect = |name: &str| failure(folder, 1, &["model", "inspect", name]);

@@ -5,6 +5,7 @@ pub mod images;
 pub mod loader;
 pub mod pictograms;
 pub mod preview;
+pub mod scenes;
 pub mod shards;
 pub mod sources;
 pub mod stats;

@@ -35,10 +35,15 @@ mod splits;
 mod words;
 mod write;
 
+pub(crate) use attribution::{attribution, maker};
 pub use build::{BuildError, BuildOptions, BuildReport, SplitReport, build};
+pub(crate) use drawing::{premultiply, tight_box};
 pub use fetch::FetchError;
+pub(crate) use hash::hash48;
 pub use leaks::{LeakReport, check_splits};
 pub use ordered::Ordered;
 pub use record::{Pictogram, ReadError, Record, list_shards, read_shard};
 pub use sample::{SampleError, SampleOptions, SampleReport, write_sample};
+pub(crate) use words::with_article;
 pub use write::WriteError;
+pub(crate) use write::{create_folder, write_file};

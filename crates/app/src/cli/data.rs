@@ -12,6 +12,7 @@ use fitup_data::stats::{RecordView, StatsCounter};
 use serde_json::json;
 
 use super::output::{Output, grouped, megabytes, write_whole};
+use super::scenes::{self, Scenes, ScenesCheck};
 use super::spec;
 use crate::progress::Phases;
 
@@ -38,6 +39,8 @@ const NAMED: usize = 5;
 #[derive(Debug, Subcommand)]
 pub enum Data {
     Pictograms(Pictograms),
+    Scenes(Scenes),
+    ScenesCheck(ScenesCheck),
     Stats(Stats),
     Preview(Preview),
 }
@@ -101,6 +104,8 @@ pub fn run(args: &Data, output: Output) -> Result<()> {
             Some(built) => sample(&SampleOptions::new(built, &args.out), output),
             None => pictograms(args, output),
         },
+        Data::Scenes(args) => scenes::run(args, output),
+        Data::ScenesCheck(args) => scenes::run_check(args, output),
         Data::Stats(args) => stats(args, output),
         Data::Preview(args) => preview(args, output),
     }

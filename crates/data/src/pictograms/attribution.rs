@@ -94,8 +94,13 @@ pub(super) fn source(name: &str) -> Option<&'static Source> {
     SOURCES.iter().find(|source| source.name == name)
 }
 
+/// The maker of a set; a set that is not known counts as its own maker.
+pub(crate) fn maker(name: &str) -> &str {
+    source(name).map_or(name, |source| source.maker)
+}
+
 /// The notice for a set of records, as Markdown.
-pub(super) fn attribution<'a>(records: impl Iterator<Item = &'a Record>) -> String {
+pub(crate) fn attribution<'a>(records: impl Iterator<Item = &'a Record>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut authors: BTreeSet<&str> = BTreeSet::new();
     for record in records {

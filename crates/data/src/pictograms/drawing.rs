@@ -41,17 +41,7 @@ pub(super) fn trim(
     size: u32,
     oversampling: u32,
 ) -> Result<RgbaImage, Useless> {
-    let (mut left, mut top, mut right, mut bottom) = (u32::MAX, u32::MAX, 0, 0);
-    for (x, y, pixel) in premultiplied.enumerate_pixels() {
-        if pixel.0[3] > TRACE {
-            (left, top) = (left.min(x), top.min(y));
-            (right, bottom) = (right.max(x + 1), bottom.max(y + 1));
-        }
-    }
-    if left == u32::MAX {
-        return Err(Useless("blank"));
-    }
-    let (width, height) = (right - left, bottom - top);
+    let [left, top, width, height] = tight_box(premultiplied).ok_or(Useless("blank"))?;
     let scale = f64::from(size) / f64::from(width.max(height));
     let area = f64::from(width * height) / f64::from(oversampling * oversampling);
     if area < 24.0 * 24.0 && scale * f64::from(oversampling) > 3.0 {
@@ -77,8 +67,20 @@ pub(super) fn trim(
     Ok(scaled)
 }
 
+/// Left, top, width and height of what is drawn; `None` when nothing is.
+pub(crate) fn tight_box(picture: &RgbaImage) -> Option<[u32; 4]> {
+    let (mut left, mut top, mut right, mut bottom) = (u32::MAX, u32::MAX, 0, 0);
+    for (x, y, pixel) in picture.enumerate_pixels() {
+        if pixel.0[3] > TRACE {
+            (left, top) = (left.min(x), top.min(y));
+            (right, bottom) = (right.max(x + 1), bottom.max(y + 1));
+        }
+    }
+    (left != u32::MAX).then(|| [left, top, right - left, bottom - top])
+}
+
 /// Multiplies colours by alpha.
-pub(super) fn premultiply(mut picture: RgbaImage) -> RgbaImage {
+pub(crate) fn premultiply(mut picture: RgbaImage) -> RgbaImage {
     for Rgba([red, green, blue, alpha]) in picture.pixels_mut() {
         for channel in [red, green, blue] {
             *channel = ((u32::from(*channel) * u32::from(*alpha) + 127) / 255) as u8;

@@ -4,7 +4,7 @@
 use sha1::{Digest, Sha1};
 
 /// First 48 bits of the SHA-1 of `text`.
-pub(super) fn hash48(text: &str) -> u64 {
+pub(crate) fn hash48(text: &str) -> u64 {
     Sha1::digest(text.as_bytes())[..6]
         .iter()
         .fold(0, |value, &byte| value << 8 | u64::from(byte))

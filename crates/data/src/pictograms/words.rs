@@ -42,7 +42,7 @@ pub(super) fn is_common(word: &str) -> bool {
 }
 
 /// The name with an indefinite article where English wants one.
-pub(super) fn with_article(name: &str) -> String {
+pub(crate) fn with_article(name: &str) -> String {
     static DETERMINER: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"^(?i:a|an|the|some|no)\b").ok());
     let determined = DETERMINER

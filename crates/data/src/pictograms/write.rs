@@ -61,7 +61,7 @@ pub(super) fn write_shard(path: &Path, pictograms: &[Pictogram]) -> Result<u64, 
 ///
 /// # Errors
 /// [`WriteError::Io`] when it cannot be written; the target is then untouched.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, WriteError> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, WriteError> {
     write_atomically(path, |file| file.write_all(bytes))
 }
 
@@ -69,7 +69,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, WriteError> {
 ///
 /// # Errors
 /// [`WriteError::Io`].
-pub(super) fn create_folder(path: &Path) -> Result<(), WriteError> {
+pub(crate) fn create_folder(path: &Path) -> Result<(), WriteError> {
     fs::create_dir_all(path).map_err(|source| WriteError::Io {
         path: path.to_owned(),
         source,

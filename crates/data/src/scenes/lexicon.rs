@@ -1,0 +1,242 @@
+//! Which things a split can show, and which names must not be played against each other.
+//!
+//! Splits take the pictograms' own: scenes to train on are made of the split `train`, the others of drawings that
+//! are held out there (`val`, `test`, `test_style`), dealt out to `val` and `test` by a hash of family and maker. So
+//! a model that was trained on pictograms has not seen the drawings of held-out scenes either.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use image::RgbaImage;
+use thiserror::Error;
+
+use super::colour::clear_colour;
+use super::graph::{Category, Colour, Split};
+use super::names::names;
+use crate::pictograms::{
+    Pictogram, ReadError, Record, hash48, list_shards, maker, premultiply, read_shard, tight_box,
+};
+
+/// Why there is nothing to make scenes of.
+#[derive(Debug, Error)]
+pub enum LexiconError {
+    /// The pictograms could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A drawing is broken.
+    #[error("{path}: picture {key} cannot be decoded: {reason}; build the shards again")]
+    Picture {
+        /// The folder of the shards.
+        path: PathBuf,
+        /// The drawing's key.
+        key: String,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// A split has too few things.
+    #[error(
+        "{path}: {got} names have drawings for the split {split}, scenes need at least {least}; build all pictograms with `fitup data pictograms`"
+    )]
+    TooFew {
+        /// The folder of the shards.
+        path: PathBuf,
+        /// The split.
+        split: &'static str,
+        /// Names that can be shown.
+        got: usize,
+        /// Names needed.
+        least: usize,
+    },
+}
+
+/// Fewer names leave no room for distractors.
+const LEAST_NAMES: usize = 8;
+
+/// One drawing, ready to be placed.
+#[derive(Clone, Debug)]
+pub(super) struct Drawing {
+    pub(super) key: String,
+    pub(super) record: Record,
+    pub(super) colour: Option<Colour>,
+    /// Colours multiplied by alpha, trimmed to what is drawn.
+    pub(super) picture: RgbaImage,
+}
+
+/// One name with its drawings.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) name: &'static str,
+    pub(super) category: Category,
+    /// Indices into [`Lexicon::drawings`], never empty.
+    pub(super) drawings: Vec<usize>,
+}
+
+/// What a split can show.
+#[derive(Clone, Debug)]
+pub(super) struct Lexicon {
+    pub(super) entries: Vec<Entry>,
+    pub(super) drawings: Vec<Drawing>,
+    clashes: BTreeSet<(&'static str, &'static str)>,
+}
+
+impl Lexicon {
+    /// Whether one name says something about the other: neither may then be in a picture that the other is
+    /// asked of. Equal names do not clash.
+    pub(super) fn clash(&self, one: &str, other: &str) -> bool {
+        self.clashes.contains(&(one, other))
+    }
+
+    /// Whether the name clashes with one of those.
+    pub(super) fn clashes_with_any(&self, name: &str, others: &[&str]) -> bool {
+        others.iter().any(|other| self.clash(name, other))
+    }
+}
+
+/// The drawings of all splits that bear a name of the table.
+pub(super) struct Drawings {
+    folder: PathBuf,
+    by_split: [Vec<Pictogram>; 3],
+    /// The names in use, in the order of the table, each with all words said of it.
+    names: Vec<(usize, BTreeSet<String>)>,
+}
+
+impl Drawings {
+    /// Reads the pictogram shards of a folder, keeping the `most` names that have most drawings to train on.
+    pub(super) fn read(folder: &Path, most: Option<usize>) -> Result<Self, LexiconError> {
+        let mut by_split: [Vec<Pictogram>; 3] = Default::default();
+        let mut words: Vec<BTreeSet<String>> = vec![BTreeSet::new(); names().len()];
+        let mut drawn = vec![0usize; names().len()];
+        for (pictograms, path) in list_shards(folder)? {
+            if !["train", "val", "test", "test_style"].contains(&pictograms.as_str()) {
+                continue;
+            }
+            for pictogram in read_shard(&path)? {
+                let record = &pictogram.record;
+                // Titles of clip art are often wrong, and a wrong name makes wrong truths.
+                let Some(at) = (record.source != "openclipart")
+                    .then(|| names().iter().position(|name| name.name == record.name))
+                    .flatten()
+                else {
+                    continue;
+                };
+                words[at].extend(
+                    record
+                        .keywords
+                        .iter()
+                        .flat_map(|keyword| keyword.split_whitespace())
+                        .map(str::to_lowercase),
+                );
+                let split = split_of(record);
+                drawn[at] += usize::from(split == Split::Train);
+                by_split[split as usize].push(pictogram);
+            }
+        }
+        // What was never shown in training cannot be asked for.
+        let mut used: Vec<usize> = (0..names().len()).filter(|&at| drawn[at] > 0).collect();
+        used.sort_by_key(|&at| std::cmp::Reverse(drawn[at]));
+        used.truncate(most.unwrap_or(usize::MAX));
+        used.sort_unstable();
+        Ok(Self {
+            folder: folder.to_owned(),
+            by_split,
+            names: used
+                .into_iter()
+                .map(|at| (at, std::mem::take(&mut words[at])))
+                .collect(),
+        })
+    }
+
+    /// Decodes and measures the drawings of a split.
+    pub(super) fn lexicon(&self, split: Split) -> Result<Lexicon, LexiconError> {
+        let mut lexicon = Lexicon {
+            entries: Vec::new(),
+            drawings: Vec::new(),
+            clashes: self.clashes(),
+        };
+        for &(at, _) in &self.names {
+            let name = names()[at];
+            let mut entry = Entry {
+                name: name.name,
+                category: name.category,
+                drawings: Vec::new(),
+            };
+            for pictogram in &self.by_split[split as usize] {
+                if pictogram.record.name == name.name {
+                    entry.drawings.push(lexicon.drawings.len());
+                    lexicon.drawings.push(self.decode(pictogram)?);
+                }
+            }
+            if !entry.drawings.is_empty() {
+                lexicon.entries.push(entry);
+            }
+        }
+        if lexicon.entries.len() < LEAST_NAMES {
+            return Err(LexiconError::TooFew {
+                path: self.folder.clone(),
+                split: split.name(),
+                got: lexicon.entries.len(),
+                least: LEAST_NAMES,
+            });
+        }
+        Ok(lexicon)
+    }
+
+    fn decode(&self, pictogram: &Pictogram) -> Result<Drawing, LexiconError> {
+        let broken = |reason: String| LexiconError::Picture {
+            path: self.folder.clone(),
+            key: pictogram.key.clone(),
+            reason,
+        };
+        let picture = image::load_from_memory(&pictogram.image)
+            .map_err(|error| broken(error.to_string()))?
+            .to_rgba8();
+        let picture = premultiply(picture);
+        let [left, top, width, height] =
+            tight_box(&picture).ok_or_else(|| broken("nothing is drawn".to_owned()))?;
+        let picture = image::imageops::crop_imm(&picture, left, top, width, height).to_image();
+        Ok(Drawing {
+            key: pictogram.key.clone(),
+            record: pictogram.record.clone(),
+            colour: clear_colour(&picture),
+            picture,
+        })
+    }
+
+    /// Pairs of different names of which one has a word of the other, as its own or as a keyword, or a word
+    /// within a word: boat and sailboat, dog and poodle, cap and top hat.
+    fn clashes(&self) -> BTreeSet<(&'static str, &'static str)> {
+        let mut clashes = BTreeSet::new();
+        for (one, words_of_one) in &self.names {
+            for (other, words_of_other) in &self.names {
+                let (one, other) = (names()[*one].name, names()[*other].name);
+                let says = |name: &str, words: &BTreeSet<String>| {
+                    name.split(' ').any(|word| words.contains(word))
+                };
+                let within = one.split(' ').any(|a| {
+                    other.split(' ').any(|b| {
+                        a == b || (a.len().min(b.len()) > 2 && (a.contains(b) || b.contains(a)))
+                    })
+                });
+                if one != other
+                    && (within || says(one, words_of_other) || says(other, words_of_one))
+                {
+                    clashes.insert((one, other));
+                }
+            }
+        }
+        clashes
+    }
+}
+
+/// The split of scenes that a drawing belongs to.
+fn split_of(record: &Record) -> Split {
+    if record.split == "train" {
+        return Split::Train;
+    }
+    // Sister sets of one maker share outlines, so they stay together.
+    let maker = maker(&record.source);
+    match hash48(&format!("scenes {} {maker}", record.family)) % 2 {
+        0 => Split::Val,
+        _ => Split::Test,
+    }
+}
