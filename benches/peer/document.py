@@ -54,10 +54,10 @@ def share(side):
 
 def reached(result):
     ratio = spread(result["ratios"], lambda r: f"{r:.2f}")
-    asked = result["at_least"]
-    if asked is None:
+    bar = result["at_least"]
+    if bar is None:
         return ratio
-    short = "" if statistics.median(result["ratios"]) >= asked else ", falls short"
+    short = "" if statistics.median(result["ratios"]) >= bar else ", falls short"
     return f"**{ratio}**{short}"
 
 
@@ -81,7 +81,7 @@ def table(results):
         for peer, bar in row.peers.items():
             result = stored["peers"].get(peer)
             if result is None or "cannot_run" in result:
-                reason = "not run" if result is None else f"did not run: {result['cannot_run']}"
+                reason = "not run" if result is None else result["cannot_run"]
                 lines.append(f"| {row.title} | {peer} | {asked(bar)} | {reason} |")
                 continue
             lines.append(f"| {row.title} | {peer} | {asked(bar)} | {reached(result)} |")
@@ -91,7 +91,7 @@ def table(results):
             details.append(
                 f"| {row.name} | {peer} | {len(result['ratios'])} | {spread(ours['seconds'], seconds)} "
                 f"| {spread(theirs['seconds'], seconds)} | {memory(ours['memory'])} | {memory(theirs['memory'])} "
-                f"| {by} | {share(ours)} | {share(theirs)} | {result['difference']:.0e} | {stored['commit']} |"
+                f"| {by} | {share(ours)} | {share(theirs)} | {result['difference']:.0e} | {result['commit']} |"
             )
         notes += [f"- {row.name}: {note}." for note in stored["notes"]]
         rates = [result["rate"] for result in stored["peers"].values() if "rate" in result]
@@ -102,21 +102,27 @@ def table(results):
 
 def growth(results):
     lines = ["| what | size | peer | fitup | peer | ratio | memory fitup | memory peer |", "|---|---|---|---|---|---|---|---|"]
-    for what, row, size in GROWTH:
-        stored = load(results, row.name)
-        for peer in row.peers:
-            result = None if stored is None else stored.get("peers", {}).get(peer)
-            if result is None or "cannot_run" in result:
-                reason = (result or stored or {}).get("cannot_run", "not run")
-                lines.append(f"| {what} | {size:,} | {peer} | {reason} | | | | |")
-                continue
-            ours, theirs = result["fitup"], result["peer"]
-            times = [seconds(statistics.median(side["seconds"])) for side in (ours, theirs)]
-            lines.append(
-                f"| {what} | {size:,} | {peer} | {times[0]} | {times[1]} "
-                f"| {spread(result['ratios'], lambda r: f'{r:.2f}')} | {memory(ours['memory'])} | {memory(theirs['memory'])} |"
-            )
+    for what, grown in GROWTH.items():
+        for row, size in grown:
+            lines.append(f"| {what} | {size:,} | {growth_line(load(results, row.name), next(iter(row.peers)))}")
     return lines
+
+
+def growth_line(stored, peer):
+    """The rest of a line, against the row's first peer."""
+    result = (stored or {}).get("peers", {}).get(peer)
+    if result is None or "cannot_run" in result:
+        reason = (result or stored or {}).get("cannot_run", "not run")
+        return f"{peer} | {reason} | | | | |"
+    ours, theirs = result["fitup"], result["peer"]
+    cells = [
+        peer,
+        *(seconds(statistics.median(side["seconds"])) for side in (ours, theirs)),
+        spread(result["ratios"], lambda r: f"{r:.2f}"),
+        memory(ours["memory"]),
+        memory(theirs["memory"]),
+    ]
+    return " | ".join(cells) + " |"
 
 
 def write(path, results, machine, command):

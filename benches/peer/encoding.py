@@ -42,8 +42,8 @@ def onnx_session(model, image, path):
     torch.onnx.export(model, (image,), path, input_names=["image"], output_names=["tokens"], dynamo=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
-    # A thread that spins would take time from the other side's run.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    # Threads spin while a run lasts, which is the fast setting, and not after it, when the other
+    # side runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(["tokens"], {"image": image.numpy()})[0]

@@ -17,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "recipes/pretrain/albef-tiny.toml"
 BASE = ROOT / "recipes/pretrain/albef-4m.toml"
 ALPHA = 0.4
+# Sizes of `shrink`, where only the benchmark itself is tried.
+SMALL = [
+    "model.albef.vision.depth=2",
+    "model.albef.text.num_hidden_layers=4",
+    "model.albef.text.fusion_layer=2",
+    "model.albef.text.vocab_size=3000",
+]
 
 
 class CannotRun(Exception):
@@ -64,7 +71,7 @@ class Row:
     # Runs of both sides whose results are compared.
     checked_runs: int = 1
     threads: int | None = None
-    # Whether `check` needs processes of its own, on other settings than the timed ones.
+    # Whether results are compared on other settings than the timed ones.
     own_check = False
 
 
@@ -77,6 +84,10 @@ class Step(Row):
         self.changes = [f"data.batch_size={batch}", *changes]
         if image_size:
             self.changes.append(f"model.albef.vision.image_size={image_size}")
+
+    def shrink(self):
+        self.batch = 4
+        self.changes += ["data.batch_size=4", "objectives.queue_size=64", *SMALL]
 
     def prepare(self, folder, binary, checking):
         changes = list(self.changes)
@@ -134,6 +145,9 @@ class ImageEncoding(Row):
         super().__init__(name, title, peers)
         self.vision, self.batch = vision, batch
 
+    def shrink(self):
+        self.batch, self.vision = 1, self.vision | {"depth": 2}
+
     def prepare(self, folder, binary, checking):
         torch.manual_seed(1)
         inputs.vision_weights(folder, self.vision)
@@ -150,6 +164,9 @@ class TextEncoding(Row):
     def __init__(self, name, title, peers, text, count):
         super().__init__(name, title, peers)
         self.text, self.count = text, count
+
+    def shrink(self):
+        self.count, self.text = 70, self.text | {"num_hidden_layers": 2, "vocab_size": 1000}
 
     def prepare(self, folder, binary, checking):
         torch.manual_seed(1)
@@ -176,6 +193,12 @@ class Reranking(Row):
         super().__init__(name, title, peers, **more)
         self.recipe_path, self.changes = recipe, changes
         self.count, self.k, self.images, self.bank = count, k, images, bank
+
+    def shrink(self):
+        part = self.images < self.count
+        self.count, self.k, self.bank = 40, 8, 10
+        self.images = 2 if part else self.count
+        self.changes = [*self.changes, *SMALL]
 
     def prepare(self, folder, binary, checking):
         recipe = recipes.load(self.recipe_path, self.changes)
@@ -243,6 +266,9 @@ class Search(Row):
         super().__init__(name, title, peers, **more)
         self.rows, self.queries, self.dim, self.k = rows, queries, dim, k
 
+    def shrink(self):
+        self.rows = 20_000
+
     def prepare(self, folder, binary, checking):
         tensors = {
             "rows": inputs.unit_rows(self.rows, self.dim, 1),
@@ -265,6 +291,9 @@ class Photos(Row):
     def __init__(self, name, title, peers, count, size=256):
         super().__init__(name, title, peers, threads=1)
         self.count, self.size = count, size
+
+    def shrink(self):
+        self.count = 4
 
     def prepare(self, folder, binary, checking):
         inputs.write_photos(folder / "photos", self.count)
@@ -364,23 +393,28 @@ TABLE = [
     Photos("photos", "JPEG photo to augmented 256 px tensor [500 px photos, one core]", {"pillow": 1.5}, count=64),
 ]
 
-# What grows, the row at each size, and the size.
-GROWTH = [
-    *(
-        ("step time against batch", base_step(f"base-step-batch-{n}", "", {"eager": None}, batch=n), n)
-        for n in (2, 4, 8)
-    ),
-    *(
-        ("step time against tokens", base_step(f"base-step-tokens-{n}", "", {"eager": None}, tokens=n), n)
-        for n in (10, 25, 50)
-    ),
-    *(
-        ("step time against image size", base_step(f"base-step-pixels-{n}", "", {"eager": None}, image_size=n), n)
-        for n in (128, 256, 384)
-    ),
-    *(
-        (f"search against collection size, {q} queries", search(f"search-{q}-of-{n}", "", {"faiss": None}, n, q), n)
-        for q in (1, 64)
-        for n in (10_000, 100_000, 1_000_000)
-    ),
-]
+NAMED = {row.name: row for row in TABLE}
+
+
+def steps(what, sizes, of_table):
+    """The base step at several sizes; one of them is the table's own row."""
+    for size in sizes:
+        name = f"base-step-{what}-{size}"
+        step = base_step(name, "", {"eager": None}, **{what: size})
+        yield NAMED["base-step"] if size == of_table else step, size
+
+
+def searches(queries):
+    for count in (10_000, 100_000):
+        yield search(f"search-{queries}-of-{count}", "", {"faiss": None}, count, queries), count
+    yield NAMED[f"search-{queries}"], 1_000_000
+
+
+# What grows, and the row at each size with that size.
+GROWTH = {
+    "step time against batch": list(steps("batch", (2, 4, 8), 4)),
+    "step time against tokens": list(steps("tokens", (10, 25, 50), 25)),
+    "step time against image size": list(steps("image_size", (128, 256, 384), 256)),
+    "search against collection size, 1 query": list(searches(1)),
+    "search against collection size, 64 queries": list(searches(64)),
+}

@@ -25,6 +25,7 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "fais
 PRODUCT_SIDE = 3072
 # Threads of the side that has just run may still spin; they are to sleep when the other begins.
 REST = 0.5
+DIFFERENT = "both sides' results differ"
 
 
 def main():
@@ -33,27 +34,31 @@ def main():
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import rows
 
-    known = {row.name: row for row in [*rows.TABLE, *(row for _, row, _ in rows.GROWTH)]}
+    known = {row.name: row for row in [*rows.TABLE, *(row for grown in rows.GROWTH.values() for row, _ in grown)]}
     unknown = [name for name in options.row if name not in known]
     if unknown:
         raise SystemExit(f"no row {unknown[0]}; rows: {', '.join(known)}")
     chosen = [known[name] for name in options.row] or list(known.values())
+    if options.small:
+        options.scratch /= "small"
+        options.out = options.scratch / "benchmarks.md"
+        for row in chosen:
+            row.shrink()
+            row.gibibytes = 2
     binary = options.binary or build()
     results = options.scratch / "results"
     results.mkdir(parents=True, exist_ok=True)
     failed = False
     for row in chosen:
-        growing = row.name not in {r.name for r in rows.TABLE}
+        growing = row.name not in rows.NAMED
         pairs = options.growth_pairs if growing else options.pairs
         print(f"== {row.name}", flush=True)
         try:
-            stored = measure(row, binary, options, pairs)
+            stored, different = measure(row, binary, options, pairs)
+            failed |= different
         except rows.CannotRun as reason:
             stored = {"cannot_run": str(reason)}
             print(f"   cannot run on this machine: {reason}", flush=True)
-        except rows.Differs as difference:
-            print(f"   BOTH SIDES DIFFER: {difference}", flush=True)
-            stored, failed = {"cannot_run": f"both sides' results differ ({difference})"}, True
         if not options.check:
             store(results / f"{row.name}.json", stored)
             write_document(options, results)
@@ -69,6 +74,7 @@ def arguments():
     parser.add_argument("--warm-ups", type=int, default=2, help="runs of each side before the pairs (default 2)")
     parser.add_argument("--threads", type=int, default=2, help="threads of each side (default 2)")
     parser.add_argument("--check", action="store_true", help="compare both sides' results, and time nothing")
+    parser.add_argument("--small", action="store_true", help="tries the benchmark at small sizes; says nothing of speed")
     parser.add_argument("--binary", type=Path, help="fitup-bench, already built; default: build it")
     parser.add_argument("--scratch", type=Path, default=ROOT / "target/peer", help="inputs and results (default target/peer)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks.md", help="default docs/benchmarks.md")
@@ -84,7 +90,7 @@ def build():
 
 
 def measure(row, binary, options, pairs):
-    """What is stored of a row."""
+    """What is stored of a row, and whether any peer's results differ."""
     import rows
 
     free = available()
@@ -94,44 +100,40 @@ def measure(row, binary, options, pairs):
     folder = options.scratch / row.name
     folder.mkdir(parents=True, exist_ok=True)
     peers = {peer: bar for peer, bar in row.peers.items() if not options.peer or peer in options.peer}
+    # Where the timed work has draws that differ from side to side, what is compared is prepared apart.
+    work = prepared(row, folder, binary, checking=True)
     differences = {}
-    if row.own_check:
-        prepared(row, folder, binary, checking=True)
-        for peer in peers:
-            # Compiling changes the order of operations and not what is computed: timed alone.
-            if peer != "compile" or options.check:
-                differences[peer] = attempt(lambda: check(row, binary, folder, peer, threads))
-    work = prepared(row, folder, binary, checking=False)
-    if not row.own_check:
-        for peer in peers:
-            differences[peer] = attempt(lambda: check(row, binary, folder, peer, threads))
-    for peer, difference in differences.items():
-        what = f"results differ by {difference:.1e}" if isinstance(difference, float) else f"did not run: {difference}"
-        print(f"   {peer}: {what}", flush=True)
-    stored = {"notes": work.notes, "commit": commit(), "peers": {}}
+    for peer in peers:
+        found = differences[peer] = attempt(lambda: check(row, binary, folder, peer, threads))
+        print(f"   {peer}: {found if isinstance(found, str) else f'results differ by {found:.1e}'}", flush=True)
+    if row.own_check and not options.check:
+        work = prepared(row, folder, binary, checking=False)
+    stored = {"notes": work.notes, "peers": {}}
+    different = any(str(found).startswith(DIFFERENT) for found in differences.values())
     if options.check:
-        return stored
+        return stored, different
     for peer, bar in peers.items():
-        difference = differences.get(peer, differences.get("sdpa", 0.0))
+        difference = differences.get(peer)
         result = difference
-        if isinstance(difference, float):
+        if not isinstance(difference, str):
             result = attempt(lambda: pair_up(row, work, binary, folder, peer, threads, options, pairs))
         if isinstance(result, str):
             stored["peers"][peer] = {"cannot_run": result}
             continue
-        stored["peers"][peer] = result | {"at_least": bar, "difference": difference}
+        stored["peers"][peer] = result | {"at_least": bar, "difference": difference, "commit": commit()}
         ratios = result["ratios"]
         print(
             f"   {peer}: {statistics.median(ratios):.2f} times faster ({min(ratios):.2f} to {max(ratios):.2f}), "
             f"fitup {statistics.median(result['fitup']['seconds']):.3g} s, peer {statistics.median(result['peer']['seconds']):.3g} s",
             flush=True,
         )
-    return stored
+    return stored, different
 
 
 def attempt(work):
-    """The result, or why a side ended."""
+    """The result, or why there is none."""
     from process import DidNotRun
+    from rows import Differs
 
     try:
         return work()
@@ -139,7 +141,9 @@ def attempt(work):
         said = str(reason)
         for place in (str(ROOT), sys.prefix, str(Path.home())):
             said = said.replace(place, "...")
-        return said[:200].replace("|", "/")
+        return f"did not run: {said[:200]}".replace("|", "/")
+    except Differs as difference:
+        return f"{DIFFERENT} ({difference})"
 
 
 def prepared(row, folder, binary, checking):
