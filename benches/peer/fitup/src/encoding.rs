@@ -1,0 +1,143 @@
+//! Encoding without training: images through a Vision Transformer, texts through a BERT.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use fitup_data::images::EvalTransform;
+use fitup_data::text::Tokenizer;
+use fitup_data::text::tokenizer::SPECIAL_TOKENS;
+use fitup_models::albef::{Albef, AlbefConfig};
+use fitup_models::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
+use fitup_models::weights;
+use fitup_training::albef::is_model;
+use fitup_training::tasks::retrieval::Scorer;
+use serde::Deserialize;
+
+use crate::Work;
+use crate::tensors::{Inputs, Outputs};
+
+/// What the driver chooses for images.
+#[derive(Debug, Deserialize)]
+pub struct ImageSettings {
+    /// Sizes.
+    vision: VisionTransformerConfig,
+}
+
+/// A batch of images to tokens after the final LayerNorm.
+pub struct ImageEncoding {
+    model: VisionTransformer,
+    image: Tensor<4>,
+    tokens: Option<Tensor<3>>,
+}
+
+impl ImageEncoding {
+    /// Reads `weights.safetensors` under timm's names, and `inputs.safetensors`.
+    pub fn new(settings: &ImageSettings, folder: &Path) -> anyhow::Result<Self> {
+        let device = Device::flex();
+        let (tensors, _) = weights::read(&folder.join("weights.safetensors"))?;
+        let empty = settings.vision.init(&device);
+        let mut inputs = Inputs::read(&folder.join("inputs.safetensors"))?;
+        Ok(Self {
+            model: weights::load(empty, &tensors, str::to_owned, |_| true)?,
+            image: inputs.tensor("image", &device)?,
+            tokens: None,
+        })
+    }
+}
+
+impl Work for ImageEncoding {
+    fn run(&mut self) -> anyhow::Result<()> {
+        self.tokens = Some(self.model.forward(self.image.clone()));
+        Ok(())
+    }
+
+    fn outputs(&self) -> Outputs {
+        let mut outputs = Outputs::default();
+        if let Some(tokens) = self.tokens.clone() {
+            outputs.tensor("tokens", tokens);
+        }
+        outputs
+    }
+}
+
+/// What the driver chooses for texts.
+#[derive(Debug, Deserialize)]
+pub struct TextSettings {
+    /// Sizes; all layers are text layers.
+    albef: AlbefConfig,
+    /// Tokens kept of a text.
+    max_tokens: usize,
+}
+
+/// Texts to tokens, as an evaluation or an index encodes a collection: from the words on, which
+/// the peer has as ids already.
+pub struct TextEncoding {
+    model: Albef,
+    tokenizer: Tokenizer,
+    device: Device,
+    texts: Vec<String>,
+    max_tokens: usize,
+    /// `[texts, longest, hidden_size]`, and the tokens of each.
+    encoded: Option<(Tensor<3>, Vec<usize>)>,
+}
+
+impl TextEncoding {
+    /// Reads `weights.safetensors` under ALBEF's names, and `inputs.safetensors`: ids without
+    /// special tokens but `[CLS]`.
+    pub fn new(settings: &TextSettings, folder: &Path) -> anyhow::Result<Self> {
+        let device = Device::flex();
+        let (tensors, _) = weights::read(&folder.join("weights.safetensors"))?;
+        let empty = settings.albef.init(&device);
+        let model = weights::load(empty, &tensors, weights::albef_name, is_model)?;
+        let mut inputs = Inputs::read(&folder.join("inputs.safetensors"))?;
+        let (shape, ids) = inputs.integers("input_ids")?;
+        // A vocabulary in which every id has a word of its own: the texts say the ids.
+        let special = SPECIAL_TOKENS.map(str::to_owned).into_iter();
+        let words = (special.len()..settings.albef.text.vocab_size).map(|id| format!("w{id}"));
+        let tokenizer = Tokenizer::from_vocabulary(special.chain(words).collect())?;
+        let text = |row: &[i64]| {
+            let words = row.iter().skip(1).filter(|id| **id != 0);
+            let words: Vec<String> = words.map(|id| format!("w{id}")).collect();
+            words.join(" ")
+        };
+        Ok(Self {
+            model,
+            tokenizer,
+            device,
+            texts: ids.chunks(shape[1]).map(text).collect(),
+            max_tokens: settings.max_tokens,
+            encoded: None,
+        })
+    }
+}
+
+impl Work for TextEncoding {
+    fn run(&mut self) -> anyhow::Result<()> {
+        let scorer = Scorer {
+            model: &self.model,
+            tokenizer: &self.tokenizer,
+            transform: EvalTransform::albef(16),
+            device: &self.device,
+        };
+        let texts = scorer.encode_texts(&self.texts, self.max_tokens);
+        self.encoded = Some((texts.encoded.tokens, texts.lengths));
+        Ok(())
+    }
+
+    /// Each text's `[CLS]` row, and its last token's.
+    fn outputs(&self) -> Outputs {
+        let mut outputs = Outputs::default();
+        if let Some((tokens, lengths)) = &self.encoded {
+            let [texts, _, width] = tokens.dims();
+            let first = tokens.clone().narrow(1, 0, 1);
+            outputs.tensor("first", first.reshape([texts, width]));
+            let last = lengths.iter().enumerate();
+            let last = last.map(|(text, length)| {
+                let one = tokens.clone().narrow(0, text, 1);
+                one.narrow(1, length - 1, 1).reshape([1, width])
+            });
+            outputs.tensor("last", Tensor::<2>::cat(last.collect(), 0));
+        }
+        outputs
+    }
+}
