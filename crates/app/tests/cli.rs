@@ -507,7 +507,7 @@ fn scenes_are_made_checked_and_drawn() {
     let noisy = make("0.5");
     let noisy: Vec<&str> = noisy.iter().map(String::as_str).collect();
     has(
-        &failure(folder, &noisy),
+        &failure(folder, 1, &noisy),
         &["scenes/train", "noise", "remove the folder"],
     );
 

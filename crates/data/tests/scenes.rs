@@ -512,8 +512,8 @@ fn the_noise_dial_sets_the_share_of_each_kind() {
             let padded = format!(" {} ", caption.text.replace([',', ':'], ""));
             let named = |name: &&str| padded.contains(&format!(" {name} "));
             match caption.noise {
-                Some(Noise::Keywords) => assert!(here.iter().any(|name| named(name))),
-                Some(Noise::Wrong) => assert!(!here.iter().all(|name| named(name))),
+                Some(Noise::Keywords) => assert!(here.iter().any(named)),
+                Some(Noise::Wrong) => assert!(!here.iter().any(named)),
                 Some(Noise::PartlyWrong) | None => {}
             }
         }

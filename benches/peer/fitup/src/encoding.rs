@@ -8,6 +8,7 @@ use fitup_data::text::Tokenizer;
 use fitup_data::text::tokenizer::SPECIAL_TOKENS;
 use fitup_models::albef::{Albef, AlbefConfig};
 use fitup_models::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
+use fitup_models::system::EncodedTexts;
 use fitup_models::weights;
 use fitup_training::albef::is_model;
 use fitup_training::tasks::retrieval::Scorer;
@@ -77,8 +78,8 @@ pub struct TextEncoding {
     device: Device,
     texts: Vec<String>,
     max_tokens: usize,
-    /// `[texts, longest, hidden_size]`, and the tokens of each.
-    encoded: Option<(Tensor<3>, Vec<usize>)>,
+    /// Of the last run.
+    encoded: Option<EncodedTexts>,
 }
 
 impl TextEncoding {
@@ -119,24 +120,22 @@ impl Work for TextEncoding {
             transform: EvalTransform::albef(16),
             device: &self.device,
         };
-        let texts = scorer.encode_texts(&self.texts, self.max_tokens);
-        self.encoded = Some((texts.encoded.tokens, texts.lengths));
+        self.encoded = Some(scorer.encode_texts(&self.texts, self.max_tokens));
         Ok(())
     }
 
     /// Each text's `[CLS]` row, and its last token's.
     fn outputs(&self) -> Outputs {
         let mut outputs = Outputs::default();
-        if let Some((tokens, lengths)) = &self.encoded {
-            let [texts, _, width] = tokens.dims();
-            let first = tokens.clone().narrow(1, 0, 1);
-            outputs.tensor("first", first.reshape([texts, width]));
-            let last = lengths.iter().enumerate();
-            let last = last.map(|(text, length)| {
-                let one = tokens.clone().narrow(0, text, 1);
-                one.narrow(1, length - 1, 1).reshape([1, width])
-            });
-            outputs.tensor("last", Tensor::<2>::cat(last.collect(), 0));
+        if let Some(texts) = &self.encoded {
+            let row = |row: usize| texts.tokens.clone().narrow(0, row, 1);
+            let (first, last): (Vec<_>, Vec<_>) = texts
+                .packing
+                .ranges()
+                .map(|range| (row(range.start), row(range.end - 1)))
+                .unzip();
+            outputs.tensor("first", Tensor::<2>::cat(first, 0));
+            outputs.tensor("last", Tensor::<2>::cat(last, 0));
         }
         outputs
     }

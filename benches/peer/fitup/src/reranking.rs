@@ -6,18 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::{Device, Tensor};
-use fitup_data::images::EvalTransform;
-use fitup_data::text::Tokenizer;
-use fitup_data::text::tokenizer::SPECIAL_TOKENS;
 use fitup_index::matrix::ScoreMatrix;
 use fitup_index::rerank::candidates;
 use fitup_models::albef::Albef;
-use fitup_models::layers::bert::padding_mask;
+use fitup_models::layers::packing::{Packing, Pairs};
 use fitup_models::system::{EncodedTexts, System};
 use fitup_models::weights::{self, host_values};
 use fitup_training::albef::is_model;
 use fitup_training::recipe::Recipe;
-use fitup_training::tasks::retrieval::{PaddedTexts, Scorer};
+use fitup_training::tasks::retrieval::match_pairs;
 use serde::Deserialize;
 
 use crate::Work;
@@ -40,13 +37,11 @@ pub struct Settings {
 /// An encoded collection.
 pub struct Reranking {
     model: Albef,
-    tokenizer: Tokenizer,
-    device: Device,
     /// Token rows of different images, `[bank, tokens, width]`: image `i` has row `i % bank`.
     image_tokens: Tensor<3>,
     image_embed: Tensor<2>,
     text_embed: Tensor<2>,
-    texts: PaddedTexts,
+    texts: EncodedTexts,
     k: usize,
     images: Vec<usize>,
     /// Image, text, logit of "they match".
@@ -63,26 +58,17 @@ impl Reranking {
         let model = weights::load(empty, &tensors, weights::albef_name, is_model)?;
         let mut inputs = Inputs::read(&folder.join("inputs.safetensors"))?;
         let (shape, mask) = inputs.integers("text_mask")?;
-        let lengths = mask
-            .chunks(shape[1])
-            .map(|row| row.iter().sum::<i64>() as usize);
-        let lengths = lengths.collect();
-        let mask = integer_tensor(&mask, [shape[0], shape[1]], &device);
+        let packing = Packing::from_mask(integer_tensor(&mask, [shape[0], shape[1]], &device));
         Ok(Self {
             model,
-            tokenizer: Tokenizer::from_vocabulary(SPECIAL_TOKENS.map(str::to_owned).to_vec())?,
             image_tokens: inputs.tensor("image_tokens", &device)?,
             image_embed: inputs.tensor("image_embed", &device)?,
             text_embed: inputs.tensor("text_embed", &device)?,
-            texts: PaddedTexts {
-                encoded: EncodedTexts {
-                    tokens: inputs.tensor("text_tokens", &device)?,
-                    mask: padding_mask(mask),
-                    embed: None,
-                },
-                lengths,
+            texts: EncodedTexts {
+                tokens: packing.pack_rows(inputs.tensor("text_tokens", &device)?),
+                packing,
+                embed: None,
             },
-            device,
             k: settings.k,
             images: settings.images,
             scores: Vec::new(),
@@ -110,12 +96,6 @@ impl Work for Reranking {
                 wanted[*image].insert(text);
             }
         }
-        let scorer = Scorer {
-            model: &self.model,
-            tokenizer: &self.tokenizer,
-            transform: EvalTransform::albef(16),
-            device: &self.device,
-        };
         let matching = self.model.matching().context("ALBEF matches")?;
         let [bank, ..] = self.image_tokens.dims();
         self.scores.clear();
@@ -123,7 +103,11 @@ impl Work for Reranking {
             let chosen: Vec<usize> = wanted[image].iter().copied().collect();
             let tokens = self.image_tokens.clone().narrow(0, image % bank, 1);
             let parts = matching.image_parts(tokens);
-            let found = scorer.match_texts(matching, &parts, &self.texts, &chosen);
+            let pairs = Pairs {
+                images: vec![0; chosen.len()],
+                texts: chosen.clone(),
+            };
+            let found = match_pairs(matching, &self.texts, &parts, &pairs);
             let found = chosen.iter().zip(found);
             self.scores
                 .extend(found.map(|(text, [_, yes])| (image, *text, yes)));

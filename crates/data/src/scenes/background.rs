@@ -173,8 +173,8 @@ mod tests {
         let mut owners: BTreeMap<[u8; 3], Split> = BTreeMap::new();
         let mut shares = BTreeMap::<Split, usize>::new();
         for hue in 0..HUES {
-            for tone in 0..TONES.len() {
-                let colour = rgb(f64::from(hue) / f64::from(HUES) * 6.0, TONES[tone]);
+            for (tone, &values) in TONES.iter().enumerate() {
+                let colour = rgb(f64::from(hue) / f64::from(HUES) * 6.0, values);
                 let split = owner(hue, tone);
                 assert_eq!(*owners.entry(colour).or_insert(split), split, "{colour:?}");
                 *shares.entry(split).or_default() += 1;

@@ -84,7 +84,7 @@ fn hang(canvas: &mut RgbImage, curtain: Region) {
                 .min(curtain.bottom - 1 - y);
             let colour = if edge < hem {
                 HEM
-            } else if (x - curtain.left) / (fold / 2).max(1) % 2 == 0 {
+            } else if ((x - curtain.left) / (fold / 2).max(1)).is_multiple_of(2) {
                 CURTAIN
             } else {
                 FOLD
