@@ -52,12 +52,15 @@ def share(side):
     return f"{100 * side['share']:.0f} %" if side.get("share") else "-"
 
 
-def reached(result):
+def reached(result, memory_at_most):
     ratio = spread(result["ratios"], lambda r: f"{r:.2f}")
     bar = result["at_least"]
     if bar is None:
         return ratio
     short = "" if statistics.median(result["ratios"]) >= bar else ", falls short"
+    ours, theirs = (result[side]["memory"] for side in ("fitup", "peer"))
+    if memory_at_most is not None and ours is not None and theirs is not None:
+        short += f"; memory {ours / theirs:.2f} of the peer's (at most {memory_at_most})"
     return f"**{ratio}**{short}"
 
 
@@ -84,7 +87,7 @@ def table(results):
                 reason = "not run" if result is None else result["cannot_run"]
                 lines.append(f"| {row.title} | {peer} | {asked(bar)} | {reason} |")
                 continue
-            lines.append(f"| {row.title} | {peer} | {asked(bar)} | {reached(result)} |")
+            lines.append(f"| {row.title} | {peer} | {asked(bar)} | {reached(result, row.memory_at_most)} |")
             ours, theirs = result["fitup"], result["peer"]
             known = ours["memory"] is not None and theirs["memory"] is not None
             by = f"{ours['memory'] / theirs['memory']:.2f}" if known else "-"
@@ -125,9 +128,11 @@ def growth_line(stored, peer):
     return " | ".join(cells) + " |"
 
 
-def write(path, results, machine, command):
+def write(path, results, machine, command, small):
     lines, details, notes = table(results)
+    trial = ["**A trial at small sizes: not those of the titles, and no result.**\n"] if small else []
     parts = [
+        *trial,
         HEAD.format(command=command),
         "## Machine and versions\n",
         *(f"- {name}: {value}" for name, value in machine.items()),

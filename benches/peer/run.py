@@ -123,7 +123,7 @@ def measure(row, binary, options, pairs):
         stored["peers"][peer] = result | {"at_least": bar, "difference": difference, "commit": commit()}
         ratios = result["ratios"]
         print(
-            f"   {peer}: {statistics.median(ratios):.2f} times faster ({min(ratios):.2f} to {max(ratios):.2f}), "
+            f"   {peer}: peer by fitup {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
             f"fitup {statistics.median(result['fitup']['seconds']):.3g} s, peer {statistics.median(result['peer']['seconds']):.3g} s",
             flush=True,
         )
@@ -226,7 +226,9 @@ def write_document(options, results):
     command = "python benches/peer/run.py"
     if options.threads != 2:
         command += f" --threads {options.threads}"
-    document.write(options.out, results, machine(options.threads), command)
+    if options.small:
+        command += " --small"
+    document.write(options.out, results, machine(options.threads), command, options.small)
 
 
 def machine(threads):
