@@ -37,7 +37,7 @@ mod write;
 
 pub(crate) use attribution::{attribution, maker};
 pub use build::{BuildError, BuildOptions, BuildReport, SplitReport, build};
-pub(crate) use drawing::{premultiply, tight_box};
+pub(crate) use drawing::{hue_saturation_value, premultiply, tight_box};
 pub use fetch::FetchError;
 pub(crate) use hash::hash48;
 pub use leaks::{LeakReport, check_splits};

@@ -13,7 +13,7 @@ mod head;
 mod reach;
 
 pub use dropout::AttentionDropout;
-pub use reach::{Reach, Segment};
+pub use reach::{Reach, Segment, row_index};
 
 /// `softmax(q k^T / sqrt(head_dim) + mask) v`, per head.
 ///
@@ -77,19 +77,7 @@ pub fn attention_biased_plain(
     mask: Option<Tensor<3>>,
     heads: usize,
 ) -> Tensor<3> {
-    let [batch, queries, width] = q.dims();
-    let scores = split_heads(q, heads)
-        .matmul(split_heads(k, heads).swap_dims(2, 3))
-        .mul_scalar(scale(width / heads))
-        + bias.unsqueeze_dim::<4>(0);
-    let scores = match mask {
-        Some(mask) => scores + mask.unsqueeze_dim::<4>(1),
-        None => scores,
-    };
-    activation::softmax(scores, 3)
-        .matmul(split_heads(v, heads))
-        .swap_dims(1, 2)
-        .reshape([batch, queries, width])
+    attend(probs(q, k, Some(bias), mask, heads), v)
 }
 
 /// The same from Burn's own operators: the reference, and the fallback on other devices.
@@ -100,12 +88,7 @@ pub fn attention_plain(
     mask: Option<Tensor<3>>,
     heads: usize,
 ) -> Tensor<3> {
-    let [batch, queries, width] = q.dims();
-    let probs = attention_probs(q, k, mask, heads);
-    probs
-        .matmul(split_heads(v, heads))
-        .swap_dims(1, 2)
-        .reshape([batch, queries, width])
+    attend(attention_probs(q, k, mask, heads), v)
 }
 
 /// The attention weights alone, `[batch, heads, queries, keys]`: for dropout on them, and for
@@ -116,10 +99,36 @@ pub fn attention_probs(
     mask: Option<Tensor<3>>,
     heads: usize,
 ) -> Tensor<4> {
+    probs(q, k, None, mask, heads)
+}
+
+/// What weights make of the values. `probs`: `[batch, heads, queries, keys]`, `v`: `[batch, keys,
+/// heads * head_dim]`; returns `[batch, queries, heads * head_dim]`.
+pub fn attend(probs: Tensor<4>, v: Tensor<3>) -> Tensor<3> {
+    let [batch, heads, queries, _] = probs.dims();
+    let width = v.dims()[2];
+    probs
+        .matmul(split_heads(v, heads))
+        .swap_dims(1, 2)
+        .reshape([batch, queries, width])
+}
+
+/// As [`attention_probs`], with `bias` of [`attention_biased`].
+fn probs(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    bias: Option<Tensor<3>>,
+    mask: Option<Tensor<3>>,
+    heads: usize,
+) -> Tensor<4> {
     let scale = scale(q.dims()[2] / heads);
     let scores = split_heads(q, heads)
         .matmul(split_heads(k, heads).swap_dims(2, 3))
         .mul_scalar(scale);
+    let scores = match bias {
+        Some(bias) => scores + bias.unsqueeze_dim::<4>(0),
+        None => scores,
+    };
     let scores = match mask {
         Some(mask) => scores + mask.unsqueeze_dim::<4>(1),
         None => scores,
@@ -197,14 +206,12 @@ pub fn attention_rows_plain(
     let device = q.device();
     let mask = reach.padding_mask(&device);
     let [q, k, v] = [reach.pad_queries(q), reach.pad_keys(k), reach.pad_keys(v)];
-    let [segments, queries, width] = q.dims();
     let probs = attention_probs(q, k, Some(mask), heads);
     let probs = match dropout {
         Some(dropout) => probs * dropout.factors(reach, heads, &device),
         None => probs,
     };
-    let context = probs.matmul(split_heads(v, heads)).swap_dims(1, 2);
-    reach.unpad(context.reshape([segments, queries, width]))
+    reach.unpad(attend(probs, v))
 }
 
 /// What the forward pass leaves for the backward one.

@@ -4,8 +4,9 @@
 use std::fmt::Debug;
 
 use burn::tensor::{Int, Tensor};
+use fitup_kernels::attention::row_index;
 
-use crate::layers::packing::{Packing, Pairs, row_index};
+use crate::layers::packing::{Packing, Pairs};
 use crate::objectives::mlm::MaskedPositions;
 
 /// Sizes of a system that the recipe and the data have to fit.

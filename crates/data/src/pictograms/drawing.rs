@@ -161,21 +161,13 @@ fn colours(pixels: &[[u8; 3]]) -> Ordered<f64> {
     )
 }
 
-/// The English name of a colour, from hue, saturation and value.
-fn colour_name(pixel: [u8; 3]) -> &'static str {
+/// Hue in degrees, `[0, 360)` (0 for greys), saturation and value, `[0, 1]`.
+pub(crate) fn hue_saturation_value(pixel: [u8; 3]) -> [f64; 3] {
     let [red, green, blue] = pixel.map(|channel| f64::from(channel) / 255.0);
     let value = red.max(green).max(blue);
     let range = value - red.min(green).min(blue);
-    let saturation = if value > 0.0 {
-        range / value.max(1e-6)
-    } else {
-        0.0
-    };
-    if value < 0.22 {
-        return "black";
-    }
-    if saturation < 0.14 {
-        return if value > 0.9 { "white" } else { "gray" };
+    if range == 0.0 {
+        return [0.0, 0.0, value];
     }
     let hue = 60.0
         * if value == red {
@@ -185,6 +177,18 @@ fn colour_name(pixel: [u8; 3]) -> &'static str {
         } else {
             (red - green) / range + 4.0
         };
+    [hue, range / value, value]
+}
+
+/// The English name of a colour, from hue, saturation and value.
+fn colour_name(pixel: [u8; 3]) -> &'static str {
+    let [hue, saturation, value] = hue_saturation_value(pixel);
+    if value < 0.22 {
+        return "black";
+    }
+    if saturation < 0.14 {
+        return if value > 0.9 { "white" } else { "gray" };
+    }
     let reddish = !(16.0..344.0).contains(&hue);
     if reddish && saturation < 0.5 && value > 0.7 {
         return "pink";

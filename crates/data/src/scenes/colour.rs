@@ -3,6 +3,7 @@
 use image::RgbaImage;
 
 use super::graph::Colour;
+use crate::pictograms::hue_saturation_value;
 
 /// Alpha from which a pixel is measured.
 const SOLID: u8 = 200;
@@ -67,24 +68,13 @@ enum Of {
 
 /// Names only the middle of every colour's range of hues, with gaps where people disagree.
 fn of_pixel(pixel: [u8; 3]) -> Of {
-    let [red, green, blue] = pixel.map(|channel| f64::from(channel) / 255.0);
-    let value = red.max(green).max(blue);
-    let range = value - red.min(green).min(blue);
-    let saturation = if value > 0.0 { range / value } else { 0.0 };
+    let [hue, saturation, value] = hue_saturation_value(pixel);
     if value < 0.25 {
         return Of::Named(Colour::Black);
     }
     if saturation < 0.15 {
         return Of::Colourless;
     }
-    let hue = 60.0
-        * if value == red {
-            ((green - blue) / range).rem_euclid(6.0)
-        } else if value == green {
-            (blue - red) / range + 2.0
-        } else {
-            (red - green) / range + 4.0
-        };
     if (12.0..45.0).contains(&hue) && value < 0.68 {
         return Of::Named(Colour::Brown);
     }

@@ -172,7 +172,8 @@ fn pad<'a>(
     rows.select(0, index).reshape([count, longest, width])
 }
 
-fn row_index(rows: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+/// Indices as a tensor, `[count]`.
+pub fn row_index(rows: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
     let rows: Vec<i64> = rows.map(|row| row as i64).collect();
     let count = rows.len();
     Tensor::from_data(TensorData::new(rows, [count]), device)

@@ -10,7 +10,7 @@ use std::ops::Range;
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor};
-use fitup_kernels::attention::{Reach, attention, attention_probs, attention_rows, split_heads};
+use fitup_kernels::attention::{Reach, attend, attention, attention_probs, attention_rows};
 use serde::{Deserialize, Serialize};
 
 use super::dropout::DropoutSeed;
@@ -609,13 +609,8 @@ impl BertAttention {
         mask: Option<Tensor<3>>,
         seed: DropoutSeed,
     ) -> Tensor<3> {
-        let [batch, seq, width] = q.dims();
         let probs = attention_probs(q, k, mask, self.heads);
-        seed.at(0)
-            .apply(probs, self.probs_dropout)
-            .matmul(split_heads(v, self.heads))
-            .swap_dims(1, 2)
-            .reshape([batch, seq, width])
+        attend(seed.at(0).apply(probs, self.probs_dropout), v)
     }
 
     /// The output layer on what was attended to, with residual and LayerNorm.

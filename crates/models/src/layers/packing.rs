@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use fitup_kernels::attention::Reach;
+use fitup_kernels::attention::{Reach, row_index};
 
 use crate::system::PADDING;
 use crate::weights::host_integers;
@@ -222,13 +222,6 @@ impl Asked {
         }
         Self::At(places)
     }
-}
-
-/// Indices as a tensor, `[count]`.
-pub(crate) fn row_index(rows: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
-    let rows: Vec<i64> = rows.map(|row| row as i64).collect();
-    let count = rows.len();
-    Tensor::from_data(TensorData::new(rows, [count]), device)
 }
 
 #[cfg(test)]
