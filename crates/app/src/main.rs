@@ -6,10 +6,13 @@ mod progress;
 
 use std::process::ExitCode;
 
+use fitup_kernels::allocation;
+
 /// Training allocates and frees many buffers of the same sizes on several threads.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocation::Allocator = allocation::ALLOCATOR;
 
 fn main() -> ExitCode {
+    allocation::keep_freed_memory();
     cli::main()
 }

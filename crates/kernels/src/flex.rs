@@ -1,5 +1,7 @@
 //! Access to the memory of the CPU backend's tensors.
 
+use std::mem::MaybeUninit;
+
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 
@@ -36,4 +38,31 @@ pub(crate) fn from_vec(values: Vec<f32>, shape: Shape) -> FlexTensor {
         Layout::contiguous(shape),
         DType::F32,
     )
+}
+
+/// Rows and width of a tensor whose leading dimensions are rows.
+pub(crate) fn leading(shape: &Shape) -> (usize, usize) {
+    let last = shape[shape.num_dims() - 1];
+    (shape.num_elements() / last.max(1), last)
+}
+
+/// The shape with another last dimension.
+pub(crate) fn with_last(shape: &Shape, last: usize) -> Shape {
+    let mut dims = shape.to_vec();
+    if let Some(end) = dims.last_mut() {
+        *end = last;
+    }
+    Shape::from(dims)
+}
+
+/// `len` values, without clearing their memory first.
+///
+/// # Safety
+/// `fill` must write every value.
+pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    fill(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: there is room for `len` values, and `fill` has written them.
+    unsafe { values.set_len(len) };
+    values
 }

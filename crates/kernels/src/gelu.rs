@@ -1,5 +1,7 @@
 //! `gelu(h + bias)` with the exact (erf) GELU, as the originals use it.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -8,9 +10,11 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{Shape, Tensor, activation};
 use burn_flex::FlexTensor;
 use multiversion::multiversion;
+use multiversion::target::match_target;
 use rayon::prelude::*;
 
-use crate::flex::{elements, from_vec, owned};
+use crate::flex::{elements, filled, from_vec, owned};
+use crate::product::ROWS_PER_TASK;
 use crate::vector;
 
 /// `gelu(h + bias)`.
@@ -66,46 +70,162 @@ pub trait BiasGeluKernel: BiasGelu {
     ) -> BiasGeluGrads<Self>;
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn forward_row(h: &mut [f32], bias: &[f32], output: &mut [f32]) {
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn forward_row(h: &mut [f32], bias: &[f32], output: &mut [MaybeUninit<f32>]) {
+    match_target! {
+        "x86_64+avx2+fma" => forward::<true>(h, bias, output),
+        "aarch64+neon" => forward::<true>(h, bias, output),
+        _ => forward::<false>(h, bias, output),
+    }
+}
+
+#[inline(always)]
+fn forward<const FMA: bool>(h: &mut [f32], bias: &[f32], output: &mut [MaybeUninit<f32>]) {
     for ((h, b), o) in h.iter_mut().zip(bias).zip(output) {
         let x = *h + b;
         *h = x;
-        *o = x * vector::normal_cdf(x).0;
+        o.write(x * vector::normal_cdf::<FMA>(x).0);
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
 fn forward_row_in_place(h: &mut [f32], bias: &[f32]) {
+    match_target! {
+        "x86_64+avx2+fma" => forward_in_place::<true>(h, bias),
+        "aarch64+neon" => forward_in_place::<true>(h, bias),
+        _ => forward_in_place::<false>(h, bias),
+    }
+}
+
+#[inline(always)]
+fn forward_in_place<const FMA: bool>(h: &mut [f32], bias: &[f32]) {
     for (h, b) in h.iter_mut().zip(bias) {
         let x = *h + b;
-        *h = x * vector::normal_cdf(x).0;
+        *h = x * vector::normal_cdf::<FMA>(x).0;
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
 fn backward_row(pre_activation: &[f32], grad: &mut [f32], bias_grad: &mut [f32]) {
-    const INV_SQRT_2PI: f32 = 0.398_942_3;
+    match_target! {
+        "x86_64+avx2+fma" => backward::<true>(pre_activation, grad, bias_grad),
+        "aarch64+neon" => backward::<true>(pre_activation, grad, bias_grad),
+        _ => backward::<false>(pre_activation, grad, bias_grad),
+    }
+}
+
+#[inline(always)]
+fn backward<const FMA: bool>(pre_activation: &[f32], grad: &mut [f32], bias_grad: &mut [f32]) {
     for ((g, &x), a) in grad.iter_mut().zip(pre_activation).zip(bias_grad) {
-        let (cdf, e) = vector::normal_cdf(x);
-        let d = *g * (cdf + x * INV_SQRT_2PI * e);
+        let (cdf, e) = vector::normal_cdf::<FMA>(x);
+        let d = *g * vector::multiply_add::<FMA>(x * INV_SQRT_2PI, e, cdf);
         *g = d;
         *a += d;
     }
 }
 
-/// Rows handled as one task in the backward pass: fixed, so that the partial sums of the bias
-/// gradient, and with them the result, do not depend on the number of threads.
-const ROWS_PER_TASK: usize = 128;
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn backward_row_with_output(pre_activation: &mut [f32], grad: &mut [f32], bias_grad: &mut [f32]) {
+    match_target! {
+        "x86_64+avx2+fma" => backward_with_output::<true>(pre_activation, grad, bias_grad),
+        "aarch64+neon" => backward_with_output::<true>(pre_activation, grad, bias_grad),
+        _ => backward_with_output::<false>(pre_activation, grad, bias_grad),
+    }
+}
+
+#[inline(always)]
+fn backward_with_output<const FMA: bool>(
+    pre_activation: &mut [f32],
+    grad: &mut [f32],
+    bias_grad: &mut [f32],
+) {
+    for ((g, x), a) in grad.iter_mut().zip(pre_activation).zip(bias_grad) {
+        let (cdf, e) = vector::normal_cdf::<FMA>(*x);
+        let d = *g * vector::multiply_add::<FMA>(*x * INV_SQRT_2PI, e, cdf);
+        *g = d;
+        *a += d;
+        *x *= cdf;
+    }
+}
+
+/// `1 / sqrt(2 pi)`.
+const INV_SQRT_2PI: f32 = 0.398_942_3;
+
+/// `gelu(h + bias)` in place of `h`, rows of the bias' length.
+pub(crate) fn gelu_in_place(h: &mut [f32], bias: &[f32]) {
+    h.par_chunks_mut(bias.len())
+        .for_each(|row| forward_row_in_place(row, bias));
+}
+
+/// Adds the bias to the rows of `h` and returns the GELU of the sums.
+pub(crate) fn gelu(h: &mut [f32], bias: &[f32]) -> Vec<f32> {
+    let len = h.len();
+    // SAFETY: both are cut at the same places, and `forward` writes each row.
+    unsafe {
+        filled(len, |output| {
+            h.par_chunks_mut(bias.len())
+                .zip(output.par_chunks_mut(bias.len()))
+                .for_each(|(row, output)| forward_row(row, bias, output));
+        })
+    }
+}
+
+/// The output's gradient becomes that of `pre_activation`, in rows of `n`; returns that of the bias.
+pub(crate) fn gelu_backward(pre_activation: &[f32], grad: &mut [f32], n: usize) -> Vec<f32> {
+    let rows = grad
+        .par_chunks_mut(ROWS_PER_TASK * n)
+        .zip(pre_activation.par_chunks(ROWS_PER_TASK * n));
+    let parts = rows.map(|(grad, pre_activation)| {
+        let mut sum = vec![0.0; n];
+        for (g, x) in grad.chunks_mut(n).zip(pre_activation.chunks(n)) {
+            backward_row(x, g, &mut sum);
+        }
+        sum
+    });
+    vector::add_up(parts.collect(), n)
+}
+
+/// As [`gelu_backward`]; `pre_activation` becomes the output.
+pub(crate) fn gelu_backward_with_output(
+    pre_activation: &mut [f32],
+    grad: &mut [f32],
+    n: usize,
+) -> Vec<f32> {
+    let rows = grad
+        .par_chunks_mut(ROWS_PER_TASK * n)
+        .zip(pre_activation.par_chunks_mut(ROWS_PER_TASK * n));
+    let parts = rows.map(|(grad, pre_activation)| {
+        let mut sum = vec![0.0; n];
+        for (g, x) in grad.chunks_mut(n).zip(pre_activation.chunks_mut(n)) {
+            backward_row_with_output(x, g, &mut sum);
+        }
+        sum
+    });
+    vector::add_up(parts.collect(), n)
+}
 
 impl BiasGelu for Flex {
     fn bias_gelu(h: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let bias = bias.to_contiguous();
         let bias = elements(&bias);
         let mut h = owned(h);
-        h.storage_mut::<f32>()
-            .par_chunks_mut(bias.len())
-            .for_each(|row| forward_row_in_place(row, bias));
+        gelu_in_place(h.storage_mut::<f32>(), bias);
         h
     }
 }
@@ -115,11 +235,7 @@ impl BiasGeluKernel for Flex {
         let bias = bias.to_contiguous();
         let bias = elements(&bias);
         let mut h = owned(h);
-        let mut output = vec![0.0; h.shape().num_elements()];
-        h.storage_mut::<f32>()
-            .par_chunks_mut(bias.len())
-            .zip(output.par_chunks_mut(bias.len()))
-            .for_each(|(row, out)| forward_row(row, bias, out));
+        let output = gelu(h.storage_mut::<f32>(), bias);
         BiasGeluForward {
             output: from_vec(output, h.shape()),
             pre_activation: h,
@@ -131,21 +247,10 @@ impl BiasGeluKernel for Flex {
         let n = shape[shape.num_dims() - 1];
         let pre_activation = pre_activation.to_contiguous();
         let mut grad = owned(grad);
-        let partial_sums: Vec<Vec<f32>> = grad
-            .storage_mut::<f32>()
-            .par_chunks_mut(ROWS_PER_TASK * n)
-            .zip(elements(&pre_activation).par_chunks(ROWS_PER_TASK * n))
-            .map(|(grad, pre_activation)| {
-                let mut sum = vec![0.0; n];
-                for (g, x) in grad.chunks_mut(n).zip(pre_activation.chunks(n)) {
-                    backward_row(x, g, &mut sum);
-                }
-                sum
-            })
-            .collect();
+        let bias = gelu_backward(elements(&pre_activation), grad.storage_mut::<f32>(), n);
         BiasGeluGrads {
             h: grad,
-            bias: from_vec(vector::add_up(partial_sums, n), Shape::new([n])),
+            bias: from_vec(bias, Shape::new([n])),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! LayerNorm over the last dimension.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -8,10 +10,12 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 use multiversion::multiversion;
+use multiversion::target::match_target;
 use rayon::prelude::*;
 
-use crate::flex::{elements, from_vec};
-use crate::vector;
+use crate::flex::{elements, filled, from_vec};
+use crate::product::ROWS_PER_TASK;
+use crate::vector::{self, LANES};
 
 /// `(x - mean) / sqrt(var + epsilon) * gamma + beta`, mean and (biased) variance over the last
 /// dimension.
@@ -96,56 +100,105 @@ pub trait LayerNormKernel: FusedLayerNorm {
     ) -> LayerNormGrads<Self>;
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn forward_row(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) -> [f32; 2] {
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn forward_row(
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    epsilon: f32,
+    out: &mut [MaybeUninit<f32>],
+) -> [f32; 2] {
+    match_target! {
+        "x86_64+avx2+fma" => forward::<true>(x, gamma, beta, epsilon, out),
+        "aarch64+neon" => forward::<true>(x, gamma, beta, epsilon, out),
+        _ => forward::<false>(x, gamma, beta, epsilon, out),
+    }
+}
+
+#[inline(always)]
+fn forward<const FMA: bool>(
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    epsilon: f32,
+    out: &mut [MaybeUninit<f32>],
+) -> [f32; 2] {
     let n = x.len() as f32;
     let mean = vector::sum_slice(x) / n;
-    for (o, x) in out.iter_mut().zip(x) {
-        *o = x - mean;
-    }
-    let variance = vector::dot(out, out) / n;
+    let variance = vector::squares_around::<FMA>(mean, x) / n;
     let rstd = 1.0 / (variance + epsilon).sqrt();
-    for ((o, g), b) in out.iter_mut().zip(gamma).zip(beta) {
-        *o = *o * rstd * g + b;
+    for (((o, x), g), b) in out.iter_mut().zip(x).zip(gamma).zip(beta) {
+        o.write(vector::multiply_add::<FMA>((x - mean) * rstd, *g, *b));
     }
     [mean, rstd]
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
 #[allow(clippy::too_many_arguments)] // one call site; a struct would be built per row
 fn backward_row(
     x: &[f32],
     gamma: &[f32],
-    mean: f32,
-    rstd: f32,
+    statistics: [f32; 2],
     grad: &[f32],
-    dx: &mut [f32],
+    dx: &mut [MaybeUninit<f32>],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+) {
+    match_target! {
+        "x86_64+avx2+fma" => backward::<true>(x, gamma, statistics, grad, dx, dgamma, dbeta),
+        "aarch64+neon" => backward::<true>(x, gamma, statistics, grad, dx, dgamma, dbeta),
+        _ => backward::<false>(x, gamma, statistics, grad, dx, dgamma, dbeta),
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // as above
+fn backward<const FMA: bool>(
+    x: &[f32],
+    gamma: &[f32],
+    [mean, rstd]: [f32; 2],
+    grad: &[f32],
+    dx: &mut [MaybeUninit<f32>],
     dgamma: &mut [f32],
     dbeta: &mut [f32],
 ) {
     let n = x.len();
     let (gamma, grad, dx) = (&gamma[..n], &grad[..n], &mut dx[..n]);
     let (dgamma, dbeta) = (&mut dgamma[..n], &mut dbeta[..n]);
-    for i in 0..n {
+    let (mut sums, mut weighted) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let mut add = |i: usize, lane: usize| {
         let normalised = (x[i] - mean) * rstd;
-        dgamma[i] += grad[i] * normalised;
+        let g = grad[i] * gamma[i];
+        dgamma[i] = vector::multiply_add::<FMA>(grad[i], normalised, dgamma[i]);
         dbeta[i] += grad[i];
-        dx[i] = grad[i] * gamma[i];
+        sums[lane] += g;
+        weighted[lane] = vector::multiply_add::<FMA>(g, normalised, weighted[lane]);
+    };
+    let whole = n - n % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for lane in 0..LANES {
+            add(start + lane, lane);
+        }
     }
-    let mean_g = vector::sum_slice(dx) / n as f32;
-    let mut lanes = [0.0f32; 16];
-    for i in 0..n {
-        lanes[i % 16] += dx[i] * (x[i] - mean) * rstd;
+    for i in whole..n {
+        add(i, i - whole);
     }
-    let mean_gx = lanes.iter().sum::<f32>() / n as f32;
+    let mean_g = sums.iter().sum::<f32>() / n as f32;
+    let mean_gx = weighted.iter().sum::<f32>() / n as f32;
     for i in 0..n {
         let normalised = (x[i] - mean) * rstd;
-        dx[i] = rstd * (dx[i] - mean_g - normalised * mean_gx);
+        let around = vector::multiply_add::<FMA>(normalised, -mean_gx, grad[i] * gamma[i] - mean_g);
+        dx[i].write(rstd * around);
     }
 }
-
-/// Rows handled as one task: fixed, so that results do not depend on the number of threads.
-const ROWS_PER_TASK: usize = 128;
 
 impl FusedLayerNorm for Flex {
     fn fused_layer_norm(
@@ -174,18 +227,23 @@ impl LayerNormKernel for Flex {
             beta.to_contiguous(),
         );
         let (x, gamma, beta) = (elements(&x), elements(&gamma), elements(&beta));
-        let mut output = vec![0.0; x.len()];
         let mut statistics = vec![0.0; rows * 2];
-        output
-            .par_chunks_mut(ROWS_PER_TASK * n)
-            .zip(x.par_chunks(ROWS_PER_TASK * n))
-            .zip(statistics.par_chunks_mut(ROWS_PER_TASK * 2))
-            .for_each(|((out, x), stats)| {
-                for ((out, x), stats) in out.chunks_mut(n).zip(x.chunks(n)).zip(stats.chunks_mut(2))
-                {
-                    stats.copy_from_slice(&forward_row(x, gamma, beta, epsilon as f32, out));
-                }
-            });
+        let parts = x
+            .par_chunks(ROWS_PER_TASK * n)
+            .zip(statistics.par_chunks_mut(ROWS_PER_TASK * 2));
+        // SAFETY: all are cut into the same rows, and `forward` writes each.
+        let output = unsafe {
+            filled(x.len(), |output| {
+                parts
+                    .zip(output.par_chunks_mut(ROWS_PER_TASK * n))
+                    .for_each(|((x, statistics), out)| {
+                        let rows = x.chunks(n).zip(statistics.as_chunks_mut().0);
+                        for ((x, statistics), out) in rows.zip(out.chunks_mut(n)) {
+                            *statistics = forward_row(x, gamma, beta, epsilon as f32, out);
+                        }
+                    });
+            })
+        };
         LayerNormForward {
             output: from_vec(output, shape),
             statistics: from_vec(statistics, Shape::new([rows, 2])),
@@ -207,30 +265,26 @@ impl LayerNormKernel for Flex {
             grad.to_contiguous(),
         );
         let (x, gamma, grad) = (elements(&x), elements(&gamma), elements(&grad));
-        let mut dx = vec![0.0; x.len()];
-        let parts: Vec<(Vec<f32>, Vec<f32>)> = dx
-            .par_chunks_mut(ROWS_PER_TASK * n)
-            .zip(x.par_chunks(ROWS_PER_TASK * n))
+        let mut parts: Vec<(Vec<f32>, Vec<f32>)> = Vec::new();
+        let rows = x
+            .par_chunks(ROWS_PER_TASK * n)
             .zip(grad.par_chunks(ROWS_PER_TASK * n))
-            .zip(elements(&statistics).par_chunks(ROWS_PER_TASK * 2))
-            .map(|(((dx, x), grad), stats)| {
-                let (mut dgamma, mut dbeta) = (vec![0.0; n], vec![0.0; n]);
-                let rows = dx.chunks_mut(n).zip(x.chunks(n)).zip(grad.chunks(n));
-                for (((dx, x), grad), stats) in rows.zip(stats.chunks(2)) {
-                    backward_row(
-                        x,
-                        gamma,
-                        stats[0],
-                        stats[1],
-                        grad,
-                        dx,
-                        &mut dgamma,
-                        &mut dbeta,
-                    );
-                }
-                (dgamma, dbeta)
+            .zip(elements(&statistics).par_chunks(ROWS_PER_TASK * 2));
+        // SAFETY: all are cut into the same rows, and `backward` writes each.
+        let dx = unsafe {
+            filled(x.len(), |dx| {
+                rows.zip(dx.par_chunks_mut(ROWS_PER_TASK * n))
+                    .map(|(((x, grad), statistics), dx)| {
+                        let (mut dgamma, mut dbeta) = (vec![0.0; n], vec![0.0; n]);
+                        let rows = x.chunks(n).zip(grad.chunks(n)).zip(dx.chunks_mut(n));
+                        for (((x, grad), dx), of_row) in rows.zip(statistics.as_chunks().0) {
+                            backward_row(x, gamma, *of_row, grad, dx, &mut dgamma, &mut dbeta);
+                        }
+                        (dgamma, dbeta)
+                    })
+                    .collect_into_vec(&mut parts);
             })
-            .collect();
+        };
         let (dgamma, dbeta): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         LayerNormGrads {
             x: from_vec(dx, shape),

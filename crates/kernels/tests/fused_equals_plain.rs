@@ -3,7 +3,7 @@
 
 #![allow(missing_docs)]
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData, s};
 use fitup_kernels::attention::{
     AttentionDropout, Reach, attention, attention_biased, attention_biased_plain, attention_plain,
     attention_qkv, attention_rows, attention_rows_plain,
@@ -11,6 +11,7 @@ use fitup_kernels::attention::{
 use fitup_kernels::gelu::{bias_gelu, bias_gelu_plain};
 use fitup_kernels::layer_norm::{layer_norm, layer_norm_plain};
 use fitup_kernels::linear::{linear, linear_plain};
+use fitup_kernels::mlp::{LinearParts, mlp, mlp_plain};
 use fitup_kernels::parameter_update::{
     AdamWState, AdamWStep, adamw, adamw_plain, moved, moved_plain,
 };
@@ -301,6 +302,47 @@ proptest! {
         let plain = bias_gelu_plain(h.clone(), flat());
         let cotangent = tensor(seed + 4, [batch, rows, width], &device);
         compare(fused, plain, [&h, &bias, &h], cotangent)?;
+    }
+
+    #[test]
+    fn mlp_of_any_sizes(
+        seed in 1u64..1_000_000,
+        rows in 1usize..150,
+        input in 1usize..20,
+        hidden in 1usize..70,
+        output in 1usize..20,
+        frozen in 0usize..3,
+    ) {
+        let device = Device::flex().autodiff();
+        // The frozen layer's weights are no leaves: its gradients are left out, the others stay.
+        let weight = |seed, shape: [usize; 2], layer| {
+            let small: Tensor<2> = tensor(seed, shape, &device).mul_scalar(0.3);
+            if frozen == layer { small } else { small.require_grad() }
+        };
+        let x = leaf(seed, [rows, input], &device);
+        let weights = [weight(seed + 1, [input, hidden], 1), weight(seed + 2, [hidden, output], 2)];
+        let biases = [weight(seed + 3, [1, hidden], 1), weight(seed + 4, [1, output], 2)];
+        let parts = |i: usize| LinearParts {
+            weight: weights[i].clone(),
+            bias: biases[i].clone().reshape([-1]),
+        };
+        // Of every second row, too: a view that is not contiguous.
+        for stride in [1, 2] {
+            let rows = || x.clone().slice(s![..;stride]);
+            let fused = mlp(rows(), parts(0), parts(1));
+            let plain = mlp_plain(rows(), parts(0), parts(1));
+            let cotangent = tensor(seed + 5, fused.dims(), &device);
+            match frozen {
+                0 => compare(
+                    fused,
+                    plain,
+                    [&x, &weights[0], &biases[0], &weights[1], &biases[1]],
+                    cotangent,
+                )?,
+                1 => compare(fused, plain, [&x, &weights[1], &biases[1]], cotangent)?,
+                _ => compare(fused, plain, [&x, &weights[0], &biases[0]], cotangent)?,
+            }
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::layers::bert::causal_mask;
 use crate::layers::packing::Packing;
 use crate::layers::patch_embed::PatchEmbed;
-use crate::layers::{LayerNorm, Linear, l2_normalize, linear, linear_gelu};
+use crate::layers::{LayerNorm, Linear, l2_normalize, linear, mlp};
 use crate::system::{
     EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
 };
@@ -468,14 +468,14 @@ pub struct ClipMlp {
 impl ClipMlp {
     /// `x`: `[batch, seq, width]`; same shape out.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let hidden = match self.activation {
-            Activation::Gelu => linear_gelu(&self.c_fc, x),
+        match self.activation {
+            Activation::Gelu => mlp(&self.c_fc, &self.c_proj, x),
             Activation::QuickGelu => {
                 let x = self.c_fc.forward(x);
-                x.clone() * activation::sigmoid(x.mul_scalar(1.702))
+                let hidden = x.clone() * activation::sigmoid(x.mul_scalar(1.702));
+                self.c_proj.forward(hidden)
             }
-        };
-        self.c_proj.forward(hidden)
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod vision_transformer;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
+use fitup_kernels::mlp::LinearParts;
 
 /// LayerNorm over the last dimension, with the originals' parameter names.
 #[derive(Module, Debug)]
@@ -79,6 +80,20 @@ pub(crate) fn linear_gelu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tenso
     match &layer.bias {
         Some(bias) => fitup_kernels::gelu::bias_gelu(product, bias.val()),
         None => burn::tensor::activation::gelu(product),
+    }
+}
+
+/// `fc2(gelu(fc1(x)))`; keeps no hidden layer for the backward pass. `x`: `[.., input]`; returns
+/// `[.., output]`.
+pub(crate) fn mlp<const D: usize>(fc1: &Linear, fc2: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let parts = |layer: &Linear| {
+        let bias = layer.bias.as_ref()?.val();
+        let weight = layer.weight.val();
+        Some(LinearParts { weight, bias })
+    };
+    match (parts(fc1), parts(fc2)) {
+        (Some(fc1), Some(fc2)) => fitup_kernels::mlp::mlp(x, fc1, fc2),
+        _ => fc2.forward(linear_gelu(fc1, x)),
     }
 }
 

@@ -31,7 +31,7 @@ const POSITIONS: [&str; 2] = ["visual_encoder.pos_embed", "visual_encoder_m.pos_
 #[derive(Debug)]
 pub struct AlbefPretrain {
     model: Option<Albef>,
-    momentum: AlbefEncoders,
+    momentum: Option<AlbefEncoders>,
     queue: ItcQueue,
     objectives: ObjectivesRecipe,
     masking: WordMasking,
@@ -45,7 +45,7 @@ pub struct AlbefPretrain {
 impl AlbefPretrain {
     /// The momentum model.
     pub fn momentum(&self) -> &AlbefEncoders {
-        &self.momentum
+        self.momentum.as_ref().expect("absent only while it moves")
     }
 
     /// The queue.
@@ -82,7 +82,7 @@ impl AlbefPretrain {
             alpha_mlm: if o.distill_mlm { alpha } else { 0.0 },
         };
         self.model()
-            .pretrain(&self.momentum, batch, &objectives, dropout)
+            .pretrain(self.momentum(), batch, &objectives, dropout)
     }
 
     /// Puts a batch's momentum embeddings into the queue.
@@ -134,7 +134,7 @@ impl Pretrain for AlbefPretrain {
         }
         Ok(Self {
             model: Some(model),
-            momentum: teacher,
+            momentum: Some(teacher),
             queue,
             objectives: recipe.objectives.clone(),
             masking: WordMasking::of_tokens(
@@ -185,8 +185,11 @@ impl Pretrain for AlbefPretrain {
             model.temp = bounded(model.temp, least, greatest);
             model
         });
-        let teacher = self.momentum.clone();
-        self.momentum = momentum::update(teacher, &self.model().encoders, self.objectives.momentum);
+        // Taken out, so that it moves in its own memory.
+        let teacher = self.momentum.take();
+        self.momentum = teacher.map(|teacher| {
+            momentum::update(teacher, &self.model().encoders, self.objectives.momentum)
+        });
     }
 
     fn losses(&mut self, batch: &PairBatch, draw_seed: u64, alpha: f64) -> StepLosses {
@@ -230,7 +233,7 @@ impl Pretrain for AlbefPretrain {
     fn export(&self) -> TensorMap {
         let mut tensors = weights::export(self.model(), weights::albef_name);
         tensors.extend(weights::export(
-            &self.momentum,
+            self.momentum(),
             weights::albef_momentum_name,
         ));
         if self.queue.size() > 0 {

@@ -98,6 +98,16 @@ impl AdamW {
         Self { group, ..self }
     }
 
+    /// Makes the state of all parameters that are trained, zero. Without it each is made at the
+    /// parameter's first step, in the gaps that the activations left: then the next step's
+    /// activations need memory elsewhere.
+    pub fn reserve<M: Module>(&mut self, module: &M) {
+        module.visit(&mut Reserve {
+            optimizer: self,
+            path: Vec::new(),
+        });
+    }
+
     /// One step with learning rate `lr`. Parameters without a gradient stay as they are.
     pub fn step<M: Module>(&mut self, module: M, gradients: GradientsParams, lr: f64) -> M {
         self.steps += 1;
@@ -216,6 +226,36 @@ impl AdamW {
 
 const FIRST: &str = "optimizer.first.";
 const SECOND: &str = "optimizer.second.";
+
+struct Reserve<'a> {
+    optimizer: &'a mut AdamW,
+    path: Vec<String>,
+}
+
+impl ModuleVisitor for Reserve<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            return;
+        }
+        let name = (self.optimizer.name)(&self.path.join("."));
+        let value = param.val().inner();
+        // Not lazily zero: the memory is to be there from the start.
+        let zeros = || Tensor::full([value.shape().num_elements()], 0.0, &value.device());
+        let moments = Moments {
+            first: zeros(),
+            second: zeros(),
+        };
+        self.optimizer.moments.entry(name).or_insert(moments);
+    }
+
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+}
 
 struct Step<'a> {
     optimizer: &'a mut AdamW,

@@ -25,6 +25,7 @@ use burn::tensor::Device;
 use fitup_data::loader::{Loader, Part, Position, SkipReport};
 use fitup_data::sources::{self, Source};
 use fitup_data::text::Tokenizer;
+use fitup_kernels::on_workers;
 use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, Precision};
 
@@ -183,6 +184,7 @@ fn pretrain_system<S: Pretrain>(
     if let Some(checkpoint) = &start {
         optimizer.import(&checkpoint.tensors, progress.step, &options.device);
     }
+    optimizer.reserve(system.model());
     drop(start);
 
     let mut run = Run {
@@ -290,7 +292,7 @@ impl Run<'_> {
             let objectives = &recipe.objectives;
             let ramp = objectives.alpha_ramp_epochs;
             let alpha = schedule.alpha(objectives.alpha, ramp, self.step);
-            let (numbers, gradient_norm) = self.step(system, optimizer, lr, alpha)?;
+            let (numbers, gradient_norm) = on_workers(|| self.step(system, optimizer, lr, alpha))?;
             self.step += 1;
             self.seconds += started.elapsed().as_secs_f64();
             since_log.1 += pairs_per_step;
@@ -384,12 +386,13 @@ impl Run<'_> {
         };
         let started = Instant::now();
         let source = sources::open(spec)?;
-        let scores = system.evaluate(&Validation {
+        let validation = Validation {
             recipe: self.recipe,
             source: source.as_ref(),
             tokenizer: &self.tokenizer,
             device: &self.options.device,
-        })?;
+        };
+        let scores = on_workers(|| system.evaluate(&validation))?;
         let event = Event::evaluation(self.step, scores, started.elapsed().as_secs_f64());
         observer.evaluation(&event);
         self.log.write(&event)?;

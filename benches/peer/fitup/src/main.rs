@@ -26,13 +26,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use fitup_kernels::allocation;
 use serde::Deserialize;
 
 use tensors::Outputs;
 
 /// As the program `fitup` has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocation::Allocator = allocation::ALLOCATOR;
 
 /// Work that both sides do.
 trait Work {
@@ -72,6 +73,7 @@ impl Workload {
 }
 
 fn main() -> anyhow::Result<()> {
+    allocation::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [command, folder] if command == "work" => work(Path::new(folder)),

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor};
 use fitup_data::loader::{PairBatch, Position};
 use fitup_data::text::Tokenizer;
 use fitup_data::text::tokenizer::SPECIAL_TOKENS;
+use fitup_kernels::on_workers;
 use fitup_models::albef::{NegativeDraw, PretrainBatch};
 use fitup_models::objectives::itc::PairId;
 use fitup_models::objectives::itm::Negatives;
@@ -55,7 +56,7 @@ pub struct AlbefStep {
     system: AlbefPretrain,
     optimizer: AdamW,
     batches: Vec<Batch>,
-    step: u64,
+    steps: u64,
     /// Losses of the last step: contrastive, matching, masked words.
     losses: [f64; 3],
 }
@@ -72,22 +73,24 @@ impl AlbefStep {
         drop(tensors);
         let mut inputs = Inputs::read(&folder.join("batches.safetensors"))?;
         let batches = (0..settings.batches).map(|i| batch(&mut inputs, i));
+        let mut optimizer = AdamW::new(recipe.optimizer.clone(), AlbefPretrain::parameter_name)
+            .with_groups(AlbefPretrain::parameter_group);
+        optimizer.reserve(system.model());
         Ok(Self {
             batches: batches.collect::<anyhow::Result<_>>()?,
-            optimizer: AdamW::new(recipe.optimizer.clone(), AlbefPretrain::parameter_name)
-                .with_groups(AlbefPretrain::parameter_group),
+            optimizer,
             settings,
             recipe,
             device,
             system,
-            step: 0,
+            steps: 0,
             losses: [0.0; 3],
         })
     }
 
     /// The weighted sum of the losses on draws of this side's own, as the trainer computes it.
     fn losses(&mut self, batch: &PairBatch) -> anyhow::Result<Tensor<1>> {
-        let draw_seed = self.recipe.seed.wrapping_add(self.step);
+        let draw_seed = self.recipe.seed.wrapping_add(self.steps);
         let losses = self.system.losses(batch, draw_seed, self.settings.alpha);
         let numbers = losses.numbers;
         let number = |loss: Option<f64>| loss.unwrap_or(f64::NAN);
@@ -126,14 +129,12 @@ impl AlbefStep {
         let [itc, itm, mlm] = parts;
         Ok(itc + itm + mlm)
     }
-}
 
-impl Work for AlbefStep {
     /// As the trainer's own step ([`fitup_training::trainer`]), which is private to its loop.
-    fn run(&mut self) -> anyhow::Result<()> {
-        let at = self.step as usize % self.batches.len();
+    fn step(&mut self) -> anyhow::Result<()> {
+        let at = self.steps as usize % self.batches.len();
         let batches = std::mem::take(&mut self.batches);
-        self.system.begin_step(self.step);
+        self.system.begin_step(self.steps);
         let total = match self.settings.given_draws {
             true => self.losses_given(&batches[at]),
             false => self.losses(&batches[at].pairs),
@@ -146,8 +147,14 @@ impl Work for AlbefStep {
         let (optimizer, lr) = (&mut self.optimizer, self.recipe.schedule.lr);
         self.system
             .map_model(|model| optimizer.step(model, gradients, lr));
-        self.step += 1;
+        self.steps += 1;
         Ok(())
+    }
+}
+
+impl Work for AlbefStep {
+    fn run(&mut self) -> anyhow::Result<()> {
+        on_workers(|| self.step())
     }
 
     /// The losses of the last step, the temperature after it, and the size of the model, which shows that both sides train

@@ -1,5 +1,7 @@
 //! Attention on the CPU backend: its tensors as rows, and back.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::Shape;
 use burn_flex::FlexTensor;
@@ -112,6 +114,38 @@ impl<'a> Problem<'a> {
     }
 }
 
+/// Memory of a gradient that is being written.
+struct Room {
+    values: Vec<f32>,
+    shape: Shape,
+}
+
+impl Room {
+    /// `cleared`: for gradients that are added to, or of which a part is never written.
+    fn new(shape: Shape, cleared: bool) -> Self {
+        let len = shape.num_elements();
+        let mut values = Vec::with_capacity(len);
+        if cleared {
+            values.spare_capacity_mut()[..len].fill(MaybeUninit::new(0.0));
+        }
+        Self { values, shape }
+    }
+
+    /// As rows of `width`.
+    fn rows(&mut self, width: usize) -> RowsMut<'_> {
+        let len = self.shape.num_elements();
+        RowsMut::new(&mut self.values.spare_capacity_mut()[..len], width, 0)
+    }
+
+    /// # Safety
+    /// Every value has been written.
+    unsafe fn filled(mut self) -> FlexTensor {
+        // SAFETY: there is room for as many values as the shape has, all of them written.
+        unsafe { self.values.set_len(self.shape.num_elements()) };
+        from_vec(self.values, self.shape)
+    }
+}
+
 fn last(shape: &Shape) -> usize {
     shape[shape.num_dims() - 1]
 }
@@ -170,26 +204,31 @@ impl AttentionKernel for Flex {
         let resolved = resolved(&q.shape(), &k.shape(), attended, heads);
         let width = last(&q.shape());
         let problem = Problem::of(&resolved, width, heads);
-        let mut found = [&q, &k, &v].map(|x| vec![0.0; x.shape().num_elements()]);
-        let mut dbias = problem.bias.map(|bias| vec![0.0; bias.len()]);
+        let unread = !resolved.reach.reads_all_keys();
+        let mut found = [
+            Room::new(q.shape(), false),
+            Room::new(k.shape(), unread),
+            Room::new(v.shape(), unread),
+        ];
+        let mut dbias = resolved.bias.as_ref().map(|b| Room::new(b.shape(), true));
+        let scores = problem.bias.map_or(0, <[f32]>::len) / heads;
         problem.backward(
             [&q, &k, &v].map(|x| Rows::new(elements(x), width, 0)),
             elements(&forward.output),
             elements(&forward.log_sum_exp),
             elements(&grad),
-            found.each_mut().map(|x| RowsMut::new(x, width, 0)),
-            dbias
-                .as_mut()
-                .map(|x| RowsMut::new(x, problem.bias.map_or(0, <[f32]>::len) / heads, 0)),
+            found.each_mut().map(|x| x.rows(width)),
+            dbias.as_mut().map(|x| x.rows(scores)),
         );
-        let [dq, dk, dv] = found;
+        // SAFETY: all rows of q are written, and those of k and v that are read; the others and
+        // the bias were cleared.
+        let [q, k, v] = found.map(|x| unsafe { x.filled() });
         AttentionGrads {
-            q: from_vec(dq, q.shape()),
-            k: from_vec(dk, k.shape()),
-            v: from_vec(dv, v.shape()),
-            bias: dbias
-                .zip(resolved.bias.as_ref())
-                .map(|(values, bias)| from_vec(values, bias.shape())),
+            q,
+            k,
+            v,
+            // SAFETY: as above.
+            bias: dbias.map(|x| unsafe { x.filled() }),
         }
     }
 
@@ -217,8 +256,8 @@ impl AttentionKernel for Flex {
         let reach = Reach::dense(batch, seq, seq);
         let problem = Problem::new(&reach, wide / 3, heads);
         let part = |i: usize| Rows::new(elements(&qkv), wide, i * wide / 3);
-        let mut dqkv = vec![0.0; batch * seq * wide];
-        let whole = RowsMut::new(&mut dqkv, wide, 0);
+        let mut dqkv = Room::new(qkv.shape(), false);
+        let whole = dqkv.rows(wide);
         problem.backward(
             [part(0), part(1), part(2)],
             elements(&forward.output),
@@ -231,6 +270,7 @@ impl AttentionKernel for Flex {
             ],
             None,
         );
-        from_vec(dqkv, qkv.shape())
+        // SAFETY: every row is read as query, key and value, so all three parts are written.
+        unsafe { dqkv.filled() }
     }
 }

@@ -1,13 +1,16 @@
 //! The arithmetic of one head, and the loop over segments and heads.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use gemm::Parallelism;
 use multiversion::multiversion;
+use multiversion::target::match_target;
 use rayon::prelude::*;
 
 use super::dropout::AttentionDropout;
 use super::reach::{Reach, Segment};
+use crate::flex::filled;
 use crate::vector;
 
 /// Rows of a `[rows, stride]` matrix, read from column `offset` on.
@@ -56,9 +59,10 @@ unsafe impl Send for RowsMut<'_> {}
 unsafe impl Sync for RowsMut<'_> {}
 
 impl<'a> RowsMut<'a> {
-    pub(super) fn new(data: &'a mut [f32], stride: usize, offset: usize) -> Self {
+    /// The values need not be initialised where they are written before they are added to.
+    pub(super) fn new(data: &'a mut [MaybeUninit<f32>], stride: usize, offset: usize) -> Self {
         Self {
-            data: data.as_mut_ptr(),
+            data: data.as_mut_ptr().cast(),
             len: data.len(),
             stride,
             offset,
@@ -128,7 +132,7 @@ impl Target {
         }
     }
 
-    /// Adds to the first row.
+    /// Adds to the first row, which must be initialised.
     fn add(&mut self, values: &[f32]) {
         assert!(values.len() <= self.columns);
         for (i, value) in values.iter().enumerate() {
@@ -227,10 +231,29 @@ impl Problem<'_> {
     /// Returns the output `[query rows, width]` and the log-sum-exp `[heads, query rows]`.
     pub(super) fn forward(&self, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>) -> (Vec<f32>, Vec<f32>) {
         let rows = self.reach.query_rows();
-        let mut output = vec![0.0; rows * self.width()];
-        let mut log_sum_exp = vec![0.0; self.heads * rows];
-        let output_rows = RowsMut::new(&mut output, self.width(), 0);
-        let lse_rows = RowsMut::new(&mut log_sum_exp, rows, 0);
+        let mut log_sum_exp = Vec::new();
+        // SAFETY: every query row belongs to one segment, which reads at least one key: each of its
+        // heads' columns is written, and so is the head's log-sum-exp of that row.
+        let output = unsafe {
+            filled(rows * self.width(), |output| {
+                log_sum_exp = filled(self.heads * rows, |log_sum_exp| {
+                    let output = RowsMut::new(output, self.width(), 0);
+                    self.forward_into(q, k, v, output, RowsMut::new(log_sum_exp, rows, 0));
+                });
+            })
+        };
+        (output, log_sum_exp)
+    }
+
+    /// `output`: `[query rows, width]`, `log_sum_exp`: `[heads, query rows]`.
+    fn forward_into(
+        &self,
+        q: Rows<'_>,
+        k: Rows<'_>,
+        v: Rows<'_>,
+        output: RowsMut<'_>,
+        log_sum_exp: RowsMut<'_>,
+    ) {
         let segments = self.reach.segments();
         (0..segments.len() * self.heads)
             .into_par_iter()
@@ -251,13 +274,13 @@ impl Problem<'_> {
                         Store::Overwrite,
                     );
                     self.add_bias(scores, head);
-                    let mut lse = lse_rows.block(head, queries.start, 1, n);
+                    let mut lse = log_sum_exp.block(head, queries.start, 1, n);
                     for (i, row) in scores.chunks_mut(m).enumerate() {
                         lse.set(i, softmax_row(row, self.mask_row(index, i)));
                     }
                     self.drop_weights(scores, m, head, queries.start);
                     matmul(
-                        output_rows.block(queries.start, column, n, d),
+                        output.block(queries.start, column, n, d),
                         Matrix::dense(scores, m),
                         v.block(keys.start, column, m, d),
                         [n, m, d],
@@ -266,7 +289,6 @@ impl Problem<'_> {
                     );
                 },
             );
-        (output, log_sum_exp)
     }
 
     /// Writes the gradients of q, k and v; rows of k and v that nobody reads are left as they are.
@@ -379,8 +401,7 @@ impl Problem<'_> {
         self.drop_weights(dprobs, m, head, queries.start);
         for (i, (dp, p)) in dprobs.chunks_mut(m).zip(probs.chunks(m)).enumerate() {
             let at = i * self.width();
-            let delta = vector::dot(&g.data[at..at + d], &o.data[at..at + d]);
-            dscores_row(dp, p, delta);
+            dscores_row(dp, p, &g.data[at..at + d], &o.data[at..at + d]);
         }
         if let Some(bias) = pass.bias_gradient {
             bias.block(head, 0, 1, n * m).add(dprobs);
@@ -416,8 +437,21 @@ struct BackwardPass<'a> {
 }
 
 /// Scores to probabilities in place; returns the log-sum-exp.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
 fn softmax_row(row: &mut [f32], mask: Option<&[f32]>) -> f32 {
+    match_target! {
+        "x86_64+avx2+fma" => softmax::<true>(row, mask),
+        "aarch64+neon" => softmax::<true>(row, mask),
+        _ => softmax::<false>(row, mask),
+    }
+}
+
+#[inline(always)]
+fn softmax<const FMA: bool>(row: &mut [f32], mask: Option<&[f32]>) -> f32 {
     if let Some(mask) = mask {
         for (s, m) in row.iter_mut().zip(mask) {
             *s += m;
@@ -430,7 +464,7 @@ fn softmax_row(row: &mut [f32], mask: Option<&[f32]>) -> f32 {
         return f32::INFINITY;
     }
     for s in row.iter_mut() {
-        *s = vector::exp(*s - max);
+        *s = vector::exp::<FMA>(*s - max);
     }
     let sum = vector::sum_slice(row);
     let inverse = 1.0 / sum;
@@ -441,26 +475,54 @@ fn softmax_row(row: &mut [f32], mask: Option<&[f32]>) -> f32 {
 }
 
 /// Scores to probabilities in place, from the forward pass's log-sum-exp.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
 fn probs_row(row: &mut [f32], mask: Option<&[f32]>, log_sum_exp: f32) {
+    match_target! {
+        "x86_64+avx2+fma" => probs::<true>(row, mask, log_sum_exp),
+        "aarch64+neon" => probs::<true>(row, mask, log_sum_exp),
+        _ => probs::<false>(row, mask, log_sum_exp),
+    }
+}
+
+#[inline(always)]
+fn probs<const FMA: bool>(row: &mut [f32], mask: Option<&[f32]>, log_sum_exp: f32) {
     if log_sum_exp == f32::INFINITY {
         row.fill(0.0);
         return;
     }
     if let Some(mask) = mask {
         for (s, m) in row.iter_mut().zip(mask) {
-            *s = vector::exp(*s + m - log_sum_exp);
+            *s = vector::exp::<FMA>(*s + m - log_sum_exp);
         }
     } else {
         for s in row.iter_mut() {
-            *s = vector::exp(*s - log_sum_exp);
+            *s = vector::exp::<FMA>(*s - log_sum_exp);
         }
     }
 }
 
-/// Gradient of the probabilities to gradient of the scores, in place.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn dscores_row(dprobs: &mut [f32], probs: &[f32], delta: f32) {
+/// Gradients of a row's probabilities to those of its scores, in place. `grad`, `output`: of the
+/// row, `[head_dim]`.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn dscores_row(dprobs: &mut [f32], probs: &[f32], grad: &[f32], output: &[f32]) {
+    match_target! {
+        "x86_64+avx2+fma" => dscores::<true>(dprobs, probs, grad, output),
+        "aarch64+neon" => dscores::<true>(dprobs, probs, grad, output),
+        _ => dscores::<false>(dprobs, probs, grad, output),
+    }
+}
+
+#[inline(always)]
+fn dscores<const FMA: bool>(dprobs: &mut [f32], probs: &[f32], grad: &[f32], output: &[f32]) {
+    let delta = vector::dot::<FMA>(grad, output);
     for (d, p) in dprobs.iter_mut().zip(probs) {
         *d = p * (*d - delta);
     }

@@ -106,6 +106,13 @@ impl Reach {
         self.0.key_rows
     }
 
+    /// Whether every row of keys is read by some sequence.
+    pub(super) fn reads_all_keys(&self) -> bool {
+        let first = |group: &Vec<usize>| self.0.segments[group[0]].keys.len();
+        // Ranges of different groups do not overlap.
+        self.groups().iter().map(first).sum::<usize>() == self.0.key_rows
+    }
+
     pub(super) fn groups(&self) -> &[Vec<usize>] {
         &self.0.groups
     }

@@ -517,9 +517,7 @@ impl BertLayer {
         x: Tensor<D>,
         dropout: Option<DropoutSeed>,
     ) -> Tensor<D> {
-        let hidden = self
-            .output
-            .forward(linear_gelu(&self.intermediate, x.clone()));
+        let hidden = super::mlp(&self.intermediate, &self.output, x.clone());
         let hidden = match dropout {
             Some(seed) => seed.at(2).apply(hidden, self.dropout),
             None => hidden,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dropout::DropoutSeed;
 use super::patch_embed::PatchEmbed;
-use super::{LayerNorm, Linear, linear, linear_gelu};
+use super::{LayerNorm, Linear, linear, linear_gelu, mlp};
 use crate::system::no_multiple;
 
 /// Sizes of a Vision Transformer.
@@ -204,6 +204,6 @@ pub struct Mlp {
 impl Mlp {
     /// `x`: `[batch, tokens, width]`; same shape out.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(linear_gelu(&self.fc1, x))
+        mlp(&self.fc1, &self.fc2, x)
     }
 }

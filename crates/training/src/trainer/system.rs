@@ -17,7 +17,7 @@ use crate::recipe::Recipe;
 
 /// What a system brings to the trainer: its losses, and what moves along with it from step to
 /// step (momentum model, queue).
-pub trait Pretrain: Sized {
+pub trait Pretrain: Sized + Send + Sync {
     /// What the optimizer trains.
     type Model: Module;
 
