@@ -26,6 +26,8 @@ use crate::system::{
 };
 use crate::weights::host_values;
 
+pub mod retrieval;
+
 pub use crate::objectives::itm::NegativeDraw;
 
 /// Sizes of an ALBEF.

@@ -7,6 +7,8 @@
 mod albef_bert;
 #[path = "parity/albef_pretrain.rs"]
 mod albef_pretrain;
+#[path = "parity/albef_retrieval.rs"]
+mod albef_retrieval;
 #[path = "parity/albef_vit.rs"]
 mod albef_vit;
 #[path = "parity/clip.rs"]
