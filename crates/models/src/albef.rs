@@ -26,7 +26,11 @@ use crate::system::{
 };
 use crate::weights::host_values;
 
+pub mod entailment;
+pub mod nlvr2;
 pub mod retrieval;
+pub mod text_assignment;
+pub mod vqa;
 
 pub use crate::objectives::itm::NegativeDraw;
 
