@@ -5,6 +5,8 @@
 
 #[path = "parity/albef_bert.rs"]
 mod albef_bert;
+#[path = "parity/albef_gradcam.rs"]
+mod albef_gradcam;
 #[path = "parity/albef_nlvr.rs"]
 mod albef_nlvr;
 #[path = "parity/albef_pretrain.rs"]
