@@ -4,7 +4,9 @@
 //! layers read the text while attending to the image, trained with image-text matching (`itm`,
 //! hard negatives found by the alignment) and masked language modelling (`mlm`). A slowly moving
 //! copy of the encoders, the momentum model, gives soft targets that forgive noisy web captions.
-//! Exact against `models/model_pretrain.py`.
+//! Exact against `models/model_pretrain.py`. The models that are fine-tuned from it are a file each:
+//! [`retrieval`], [`vqa`], [`nlvr2`] with [`text_assignment`] before it, [`entailment`];
+//! [`grounding`] shows what the model looks at.
 
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
@@ -25,6 +27,13 @@ use crate::system::{
     EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
 };
 use crate::weights::host_values;
+
+pub mod entailment;
+pub mod grounding;
+pub mod nlvr2;
+pub mod retrieval;
+pub mod text_assignment;
+pub mod vqa;
 
 pub use crate::objectives::itm::NegativeDraw;
 

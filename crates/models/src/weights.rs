@@ -5,6 +5,7 @@
 //! path of each into its official name, and the layout follows from where it sits: linear layers
 //! are stored transposed by PyTorch, patch projections as a convolution kernel.
 
+mod albef_tasks;
 mod clip;
 mod file;
 pub mod initial;
@@ -17,6 +18,10 @@ mod vilt;
 mod vlmo;
 mod zip;
 
+pub use albef_tasks::{
+    AlbefTask, albef_task_momentum_name, albef_task_name, fold_second_images, start_albef,
+    unfold_second_images,
+};
 pub use clip::{ClipLayout, clip_name, load_clip};
 pub use file::{
     HostTensor, Precision, TensorInfo, TensorMap, WeightsError, list, read, write, write_whole,

@@ -17,6 +17,12 @@ use super::dropout::DropoutSeed;
 use super::packing::{Asked, Packing, Pairs};
 use super::{LayerNorm, Linear, linear, linear_gelu};
 
+mod decoder;
+mod opened;
+
+pub use decoder::{DecoderState, SourceKeysValues};
+pub use opened::OpenedCrossAttention;
+
 /// Sizes of the text and fusion encoder; field names are those of the official JSON config.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,17 +71,40 @@ impl BertConfig {
     /// The model with all weights zero; see [`crate::weights::initialize`].
     pub fn init(&self, device: &Device) -> Bert {
         Bert {
+            mlm_head: Some(MlmHead {
+                transform: linear(self.hidden_size, self.hidden_size, device),
+                layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
+                bias: Initializer::Zeros.init([self.vocab_size], device),
+            }),
+            ..self.init_headless(device)
+        }
+    }
+
+    /// As [`Self::init`] without the head: what ALBEF fine-tunes.
+    pub fn init_headless(&self, device: &Device) -> Bert {
+        Bert {
             embeddings: self.init_embeddings(device),
             layers: (0..self.num_hidden_layers)
                 .map(|i| BertLayer::new(self, i >= self.fusion_layer, device))
                 .collect(),
-            mlm_head: MlmHead {
-                transform: linear(self.hidden_size, self.hidden_size, device),
-                layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
-                bias: Initializer::Zeros.init([self.vocab_size], device),
-            },
+            mlm_head: None,
             fusion_layer: self.fusion_layer,
         }
+    }
+
+    /// As [`Self::init_headless`] for two images (`models/model_nlvr.py`): each fusion layer is
+    /// two, the first for the first image, the second for the second, and the keys and values of
+    /// both images come from the first one's projections.
+    pub fn init_for_two_images(&self, device: &Device) -> Bert {
+        let mut bert = self.init_headless(device);
+        for fusion in bert.layers.split_off(self.fusion_layer) {
+            let mut second = BertLayer::new(self, true, device);
+            if let Some(cross) = &mut second.crossattention {
+                (cross.key, cross.value) = (None, None);
+            }
+            bert.layers.extend([fusion, second]);
+        }
+        bert
     }
 
     /// The token embeddings with all weights zero.
@@ -102,8 +131,8 @@ pub struct Bert {
     pub embeddings: BertEmbeddings,
     /// Text layers, then fusion layers.
     pub layers: Vec<BertLayer>,
-    /// Hidden vectors to vocabulary logits.
-    pub mlm_head: MlmHead,
+    /// Hidden vectors to vocabulary logits, where words are predicted.
+    pub mlm_head: Option<MlmHead>,
     fusion_layer: usize,
 }
 
@@ -299,28 +328,32 @@ impl Bert {
     }
 
     /// Keys and values of every fusion layer: layer `j` reads `images[j % images.len()]` (one
-    /// image, or NLVR2's two).
+    /// image, or NLVR2's two). A layer without projections of its own takes those of the layer
+    /// before it.
     pub fn image_keys_values(&self, images: &[ImageTokens]) -> ImageKeysValues {
-        let layers = self.layers[self.fusion_layer..]
+        let cross: Vec<_> = self.layers[self.fusion_layer..]
             .iter()
             .filter_map(|layer| layer.crossattention.as_ref())
-            .enumerate()
-            .map(|(j, cross)| {
-                let image = &images[j % images.len()];
-                KeysValues {
-                    keys: cross.key.forward(image.tokens.clone()),
-                    values: cross.value.forward(image.tokens.clone()),
-                    mask: image.mask.clone(),
-                }
-            })
             .collect();
-        ImageKeysValues { layers }
+        let layers = cross.iter().enumerate().map(|(j, own)| {
+            let image = &images[j % images.len()];
+            let projecting = if own.key.is_some() { own } else { cross[j - 1] };
+            let [keys, values] = projecting.keys_values(image.tokens.clone());
+            let mask = image.mask.clone();
+            KeysValues { keys, values, mask }
+        });
+        ImageKeysValues {
+            layers: layers.collect(),
+        }
     }
 
     /// Vocabulary logits of hidden vectors. `hidden`: `[n, hidden_size]`; returns
     /// `[n, vocab_size]`. The output matrix is the word embeddings.
+    ///
+    /// # Panics
+    /// Without [`Self::mlm_head`].
     pub fn mlm_logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let head = &self.mlm_head;
+        let head = self.mlm_head.as_ref().expect("a BERT that predicts words");
         let x = head
             .layer_norm
             .forward(linear_gelu(&head.transform, hidden));
@@ -465,8 +498,7 @@ impl BertLayer {
         image: Option<&KeysValues>,
         dropout: Option<DropoutSeed>,
     ) -> Tensor<3> {
-        let k = self.attention.key.forward(x.clone());
-        let v = self.attention.value.forward(x.clone());
+        let [k, v] = self.attention.keys_values(x.clone());
         let mut x = self
             .attention
             .forward(x, k, v, Some(mask), dropout.map(|d| d.at(0)));
@@ -487,8 +519,7 @@ impl BertLayer {
         reach: &Reach,
         dropout: Option<DropoutSeed>,
     ) -> Tensor<2> {
-        let k = self.attention.key.forward(source.clone());
-        let v = self.attention.value.forward(source);
+        let [k, v] = self.attention.keys_values(source);
         self.attention
             .forward_rows(x, k, v, reach, dropout.map(|d| d.at(0)))
     }
@@ -532,10 +563,11 @@ impl BertLayer {
 pub struct BertAttention {
     /// `hidden_size -> hidden_size`.
     pub query: Linear,
+    /// `hidden_size or encoder_width -> hidden_size`; absent, as `value`, where the keys and
+    /// values of another layer serve ([`BertConfig::init_for_two_images`]).
+    pub key: Option<Linear>,
     /// `hidden_size or encoder_width -> hidden_size`.
-    pub key: Linear,
-    /// `hidden_size or encoder_width -> hidden_size`.
-    pub value: Linear,
+    pub value: Option<Linear>,
     /// `hidden_size -> hidden_size`.
     pub output: Linear,
     /// After the residual.
@@ -550,14 +582,25 @@ impl BertAttention {
         let width = config.hidden_size;
         Self {
             query: linear(width, width, device),
-            key: linear(source_width, width, device),
-            value: linear(source_width, width, device),
+            key: Some(linear(source_width, width, device)),
+            value: Some(linear(source_width, width, device)),
             output: linear(width, width, device),
             layer_norm: LayerNorm::new(width, config.layer_norm_eps, device),
             heads: config.num_attention_heads,
             hidden_dropout: config.hidden_dropout_prob,
             probs_dropout: config.attention_probs_dropout_prob,
         }
+    }
+
+    /// Keys and values of `source`, `[.., hidden_size or encoder_width]`, each `[..,
+    /// hidden_size]`.
+    ///
+    /// # Panics
+    /// Without projections of its own.
+    fn keys_values<const D: usize>(&self, source: Tensor<D>) -> [Tensor<D>; 2] {
+        let own = self.key.as_ref().zip(self.value.as_ref());
+        let (key, value) = own.expect("an attention with projections of its own");
+        [key.forward(source.clone()), value.forward(source)]
     }
 
     /// `x`: `[batch, seq, hidden_size]`, `k`, `v`: `[batch, keys, hidden_size]`, `mask`:
@@ -571,11 +614,21 @@ impl BertAttention {
         dropout: Option<DropoutSeed>,
     ) -> Tensor<3> {
         let q = self.query.forward(x.clone());
-        let context = match self.drops_probs(dropout) {
+        self.residual(self.context([q, k, v], mask, dropout), x, dropout)
+    }
+
+    /// What the queries read, `[batch, seq, hidden_size]`, before the output layer; arguments as
+    /// for [`Self::forward`].
+    fn context(
+        &self,
+        [q, k, v]: [Tensor<3>; 3],
+        mask: Option<Tensor<3>>,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        match self.drops_probs(dropout) {
             Some(seed) => self.dropped_context([q, k, v], mask, seed),
             None => attention(q, k, v, mask, self.heads),
-        };
-        self.residual(context, x, dropout)
+        }
     }
 
     /// As [`Self::forward`] on rows without padding. `x`: `[rows, hidden_size]`, `k`, `v`:

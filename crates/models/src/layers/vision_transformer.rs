@@ -12,6 +12,10 @@ use super::patch_embed::PatchEmbed;
 use super::{LayerNorm, Linear, linear, linear_gelu, mlp};
 use crate::system::no_multiple;
 
+mod opened;
+
+pub use opened::OpenedAttention;
+
 /// Sizes of a Vision Transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,8 +1,8 @@
 //! Masked language modelling with momentum distillation (ALBEF, equations 4 and 7).
 
-use burn::tensor::{Int, Tensor, activation};
+use burn::tensor::{Int, Tensor};
 
-use super::cross_entropy;
+use super::distilled_cross_entropy;
 
 /// Where a batch is masked and what stood there: only these positions need vocabulary logits.
 #[derive(Clone, Debug)]
@@ -33,14 +33,7 @@ pub fn mlm(
     momentum_logits: Option<Tensor<2>>,
     alpha: f64,
 ) -> Tensor<1> {
-    let hard = cross_entropy(logits.clone(), tokens);
-    match momentum_logits {
-        Some(teacher) if alpha > 0.0 => {
-            let soft = super::soft_cross_entropy(logits, activation::softmax(teacher, 1));
-            hard.mul_scalar(1.0 - alpha) + soft.mul_scalar(alpha)
-        }
-        _ => hard,
-    }
+    distilled_cross_entropy(logits, tokens, momentum_logits, alpha)
 }
 
 #[cfg(test)]

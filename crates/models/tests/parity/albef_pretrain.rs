@@ -11,7 +11,7 @@ use fitup_models::weights;
 use crate::albef_bert::bert_config;
 use crate::golden::{Golden, assert_close, field};
 
-fn config(golden: &Golden) -> AlbefConfig {
+pub fn config(golden: &Golden) -> AlbefConfig {
     let c = &golden.config;
     let width = field(c, "/config/vit/embed_dim");
     AlbefConfig {
@@ -24,12 +24,15 @@ fn config(golden: &Golden) -> AlbefConfig {
             mlp_ratio: 4,
         },
         text: bert_config(c, "/config/bert", width),
-        embed_dim: field(c, "/config/embed_dim"),
+        // Not recorded where a model has no embeddings.
+        embed_dim: c
+            .pointer("/config/embed_dim")
+            .map_or(16, |_| field(c, "/config/embed_dim")),
         temp: 0.07,
     }
 }
 
-fn is_momentum(name: &str) -> bool {
+pub fn is_momentum(name: &str) -> bool {
     name.split('.').next().is_some_and(|m| m.ends_with("_m"))
 }
 

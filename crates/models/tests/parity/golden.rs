@@ -89,6 +89,32 @@ impl Golden {
         assert_close(name, &got, &want.values, 1e-4 * scale);
     }
 
+    /// As [`Self::assert_output`] for values far below 1: within 1e-4 of the recorded tensor's
+    /// largest magnitude.
+    pub fn assert_small<const D: usize>(&self, name: &str, got: Tensor<D>) {
+        let want = &self.host(name).values;
+        let got = got.into_data().try_to_vec::<f32>().unwrap();
+        assert_close(name, &got, want, 1e-4 * magnitude(want).min(1.0));
+    }
+
+    /// Panics unless every recorded gradient is in `got` within 1e-3 of its largest magnitude.
+    /// Attention key biases have no true gradient: what is recorded of them is rounding noise, and
+    /// what is found may be no more.
+    pub fn assert_gradients(&self, got: &TensorMap) {
+        let is_noise = |name: &str| name.ends_with(".key.bias");
+        self.assert_group("grad.", got, 1e-3, is_noise);
+        for (name, recorded) in self.group("grad.") {
+            if is_noise(&name) {
+                let (recorded, found) =
+                    (magnitude(&recorded.values), magnitude(&got[&name].values));
+                assert!(
+                    recorded < 1e-5 && found < 1e-5,
+                    "{name}: {found:e}, {recorded:e}"
+                );
+            }
+        }
+    }
+
     /// Panics unless every recorded `prefix` tensor is in `got` within `relative` of its largest
     /// magnitude, except those `skipped`.
     pub fn assert_group(

@@ -1,0 +1,155 @@
+//! What ALBEF looks at: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) on attention weights, as
+//! ALBEF grounds expressions without boxes to learn from (`Grounding.py`, `visualization.ipynb`).
+//!
+//! A weight counts as far as more of it would raise the score: weight times the positive part of
+//! the score's gradient. Only the layers above the one that is looked at are differentiated.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+
+use super::{Albef, first_token};
+use crate::layers::bert::{ImageTokens, padding_mask};
+use crate::layers::l2_normalize;
+
+/// Where words of a text look in its image while the two are matched.
+#[derive(Clone, Debug)]
+pub struct MatchingCam {
+    /// `[batch, 2]`; logit 1, "they match", is the score that is differentiated.
+    pub itm_logits: Tensor<2>,
+    /// Attention weights of each token on each patch, `[batch, heads, seq, grid, grid]`, 0 for
+    /// padding.
+    pub weights: Tensor<5>,
+    /// Their gradients, where positive; same shape, 0 for padding.
+    pub gradients: Tensor<5>,
+}
+
+impl MatchingCam {
+    /// One map per token, `[batch, seq, grid, grid]`, each 0 or more: `[CLS]` first, 0 for padding.
+    pub fn per_token(&self) -> Tensor<4> {
+        (self.weights.clone() * self.gradients.clone())
+            .mean_dim(1)
+            .squeeze_dim(1)
+    }
+
+    /// One map per text, `[batch, grid, grid]`: the mean over its tokens, `[CLS]` and padding
+    /// counted (so the scale depends on the longest text of the batch, the place of the largest
+    /// value does not).
+    pub fn map(&self) -> Tensor<3> {
+        self.per_token().mean_dim(1).squeeze_dim(1)
+    }
+}
+
+/// Where the image encoder looks for what makes an image and its text alike.
+#[derive(Clone, Debug)]
+pub struct ContrastCam {
+    /// Similarity over temperature of every image and text, `[batch, batch]`; the sum over the pairs
+    /// is the score that is differentiated.
+    pub similarities: Tensor<2>,
+    /// `[batch, grid, grid]`, 0 or more.
+    pub map: Tensor<3>,
+}
+
+impl Albef {
+    /// Grad-CAM of image-text matching on the cross-attention of `layer`, counted from the first
+    /// text layer (8 of 12 in the original, the third fusion layer). Pairs: `image`: `[batch, 3,
+    /// image_size, image_size]`, normalised; `input_ids`, `attention_mask`: `[batch, seq]`. All on
+    /// the plain device, the results too; the model may be on either.
+    ///
+    /// # Panics
+    /// If `layer` is no fusion layer.
+    pub fn matching_cam(
+        &self,
+        image: Tensor<4>,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        layer: usize,
+    ) -> MatchingCam {
+        let model = self.valid();
+        let bert = &model.encoders.text_encoder;
+        let tokens = model.encoders.visual_encoder.forward(image);
+        let image = bert.image_keys_values(&[ImageTokens { tokens, mask: None }]);
+        let mask = padding_mask(attention_mask.clone());
+        let text = bert.text(input_ids, mask.clone(), None);
+        let opened = bert
+            .open_cross_attention(text, &mask, &image, layer)
+            .tracked();
+
+        let above = self.valid().no_grad().train();
+        let probs = opened.probs.clone();
+        let fused = above.encoders.text_encoder.close_cross_attention(
+            opened,
+            &Tensor::from_inner(mask),
+            &image.map(Tensor::from_inner),
+        );
+        let itm_logits = above.itm_head.forward(first_token(&fused));
+        let gradients = itm_logits.clone().narrow(1, 1, 1).sum().backward();
+        let gradient = probs
+            .grad(&gradients)
+            .expect("the score depends on the weights");
+
+        let real = attention_mask.float();
+        let on_patches = |of_tokens: Tensor<4>| {
+            let [batch, seq] = real.dims();
+            of_tokens * real.clone().reshape([batch, 1, seq, 1])
+        };
+        MatchingCam {
+            itm_logits: itm_logits.inner(),
+            weights: as_grid(on_patches(probs.inner())),
+            gradients: as_grid(on_patches(gradient.clamp_min(0.0))),
+        }
+    }
+
+    /// Grad-CAM of the contrastive similarity on CLS in the attention of `block` of the image encoder
+    /// (8 of 12 in the original). Arguments as for [`Self::matching_cam`].
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn contrast_cam(
+        &self,
+        image: Tensor<4>,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        block: usize,
+    ) -> ContrastCam {
+        let model = self.valid();
+        let encoders = &model.encoders;
+        let text = encoders.encode_text(input_ids, attention_mask, None);
+        let opened = encoders
+            .visual_encoder
+            .open_attention(image, block)
+            .tracked();
+
+        let above = self.valid().no_grad().train();
+        let probs = opened.probs.clone();
+        let tokens = above.encoders.visual_encoder.close_attention(opened);
+        let image = l2_normalize(above.encoders.vision_proj.forward(first_token(&tokens)));
+        let text = Tensor::from_inner(text.embed);
+        let temp = above.temp.val();
+        // The pairs' own similarities: the diagonal.
+        let score = (image.clone() * text.clone()).sum() / temp.clone();
+        let gradients = score.backward();
+        let gradient = probs
+            .grad(&gradients)
+            .expect("the score depends on the weights");
+
+        let of_cls = |x: Tensor<4>| x.narrow(2, 0, 1);
+        let weighted = of_cls(probs.inner()) * of_cls(gradient.clamp_min(0.0));
+        let similarities = image.matmul(text.transpose()) / temp.unsqueeze();
+        ContrastCam {
+            similarities: similarities.inner(),
+            map: as_grid(weighted)
+                .mean_dim(1)
+                .squeeze_dim::<4>(1)
+                .squeeze_dim(1),
+        }
+    }
+}
+
+/// What falls on the patches of a square image, CLS left out: `[batch, heads, seq, 1 + patches]` to
+/// `[batch, heads, seq, grid, grid]`.
+fn as_grid(x: Tensor<4>) -> Tensor<5> {
+    let [batch, heads, seq, tokens] = x.dims();
+    let grid = (tokens - 1).isqrt();
+    x.narrow(3, 1, tokens - 1)
+        .reshape([batch, heads, seq, grid, grid])
+}
