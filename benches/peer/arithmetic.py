@@ -79,15 +79,9 @@ def step_fitup(sizes, lengths, masked, queue):
     return 3 * trained + images + first + keys_values + words + contrast
 
 
-def in_chunks(lengths, size=64):
-    """Texts sorted by length and padded in chunks: count and length of each chunk."""
-    lengths = sorted(lengths)
-    chunks = [lengths[at : at + size] for at in range(0, len(lengths), size)]
-    return [(len(chunk), chunk[-1]) for chunk in chunks]
-
-
 def texts_fitup(text, lengths):
-    return sum(padded_layers(text, n, length, text["num_hidden_layers"]) for n, length in in_chunks(lengths))
+    rows, squares = sum(lengths), sum(x * x for x in lengths)
+    return text["num_hidden_layers"] * layer(text, rows, rows, squares)
 
 
 def reranking_original(sizes, pairs, length):
@@ -101,8 +95,9 @@ def reranking_fitup(sizes, chosen_lengths):
     upper = text["num_hidden_layers"] - text["fusion_layer"]
     total = 0
     for lengths in chosen_lengths:
+        rows, squares, count = sum(lengths), sum(x * x for x in lengths), len(lengths)
         total += upper * image_keys_values(text, n)
-        for count, length in in_chunks(lengths):
-            rows = count * length
-            total += upper * layer(text, rows, rows, rows * length, rows * n)
+        total += (upper - 1) * layer(text, rows, rows, squares, rows * n)
+        # Of the last layer, the first rows alone.
+        total += layer(text, count, rows, rows, count * n)
     return total

@@ -5,6 +5,7 @@
 //! passes are rounded to 8 bits. Follows `src/libImaging/Resample.c` of Pillow 9.5.
 
 use image::RgbImage;
+use multiversion::multiversion;
 
 /// Fractional bits of the weights: 32, less 8 for the pixel and 2 for the filter's negative lobes.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
@@ -76,9 +77,15 @@ pub fn crop_resize(image: &RgbImage, crop: CropBox, width: u32, height: u32) -> 
     };
     let row_values = width as usize * 3;
     let mut resized_rows = vec![0; (last - first) as usize * row_values];
+    let mut padded = Vec::with_capacity(crop.width as usize * 3 + 1);
     for (y, out) in (first..last).zip(resized_rows.chunks_exact_mut(row_values)) {
         match &columns {
-            Some(taps) => taps.resample_row(row(y), out),
+            Some(taps) => {
+                padded.clear();
+                padded.extend_from_slice(row(y));
+                padded.push(0);
+                taps.resample_row(&padded, out);
+            }
             None => out.copy_from_slice(row(y)),
         }
     }
@@ -145,52 +152,75 @@ impl Taps {
             .map(|(&(start, count), weights)| (start as usize, &weights[..count as usize]))
     }
 
+    /// One row. `input` ends in a byte that belongs to no pixel: pixels are read four bytes at a
+    /// time, which is a vector register's way to hold three.
     fn resample_row(&self, input: &[u8], output: &mut [u8]) {
-        for ((start, weights), out) in self.iter().zip(output.chunks_exact_mut(3)) {
-            let pixels = input[start * 3..(start + weights.len()) * 3].chunks_exact(3);
-            let mut sums = [1 << (PRECISION_BITS - 1); 3];
-            for (pixel, weight) in pixels.zip(weights) {
-                for channel in 0..3 {
-                    sums[channel] += i32::from(pixel[channel]) * weight;
-                }
-            }
-            for channel in 0..3 {
-                out[channel] = round(sums[channel]);
-            }
-        }
+        resample_row(&self.bounds, &self.weights, self.stride, input, output);
     }
 
     /// `rows` holds rows of `pitch` values, the first of them being input row `first`.
     fn resample_columns(&self, rows: &[u8], pitch: usize, first: u32) -> Vec<u8> {
         let mut output = vec![0; self.bounds.len() * pitch];
         for ((start, weights), out) in self.iter().zip(output.chunks_exact_mut(pitch)) {
-            let rows = &rows[(start - first as usize) * pitch..];
-            let mut blocks = out.chunks_exact_mut(LANES);
-            let mut at = 0;
-            for block in &mut blocks {
-                let mut sums = [1 << (PRECISION_BITS - 1); LANES];
-                for (row, weight) in rows.chunks_exact(pitch).zip(weights) {
-                    let values = &row[at..at + LANES];
-                    for lane in 0..LANES {
-                        sums[lane] += i32::from(values[lane]) * weight;
-                    }
-                }
-                for lane in 0..LANES {
-                    block[lane] = round(sums[lane]);
-                }
-                at += LANES;
-            }
-            for (offset, value) in blocks.into_remainder().iter_mut().enumerate() {
-                let column = rows.iter().skip(at + offset).step_by(pitch);
-                let sum: i32 = column.zip(weights).map(|(&v, w)| i32::from(v) * w).sum();
-                *value = round(sum + (1 << (PRECISION_BITS - 1)));
-            }
+            sum_rows(&rows[(start - first as usize) * pitch..], weights, out);
         }
         output
     }
 }
 
+/// See [`Taps::resample_row`].
+#[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
+fn resample_row(
+    bounds: &[(u32, u32)],
+    weights: &[i32],
+    stride: usize,
+    input: &[u8],
+    output: &mut [u8],
+) {
+    let positions = bounds.iter().zip(weights.chunks_exact(stride));
+    for ((&(start, count), weights), out) in positions.zip(output.chunks_exact_mut(3)) {
+        let mut sums = [1 << (PRECISION_BITS - 1); 4];
+        let input = &input[start as usize * 3..][..count as usize * 3 + 1];
+        for (i, weight) in weights[..count as usize].iter().enumerate() {
+            let pixel: [u8; 4] = std::array::from_fn(|channel| input[3 * i + channel]);
+            for channel in 0..4 {
+                sums[channel] += i32::from(pixel[channel]) * weight;
+            }
+        }
+        for channel in 0..3 {
+            out[channel] = round(sums[channel]);
+        }
+    }
+}
+
+/// The weighted sum of the first rows, each as long as `out`.
+#[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
+fn sum_rows(rows: &[u8], weights: &[i32], out: &mut [u8]) {
+    let pitch = out.len();
+    let mut blocks = out.chunks_exact_mut(LANES);
+    let mut at = 0;
+    for block in &mut blocks {
+        let mut sums = [1 << (PRECISION_BITS - 1); LANES];
+        for (row, weight) in rows.chunks_exact(pitch).zip(weights) {
+            let values = &row[at..at + LANES];
+            for lane in 0..LANES {
+                sums[lane] += i32::from(values[lane]) * weight;
+            }
+        }
+        for lane in 0..LANES {
+            block[lane] = round(sums[lane]);
+        }
+        at += LANES;
+    }
+    for (offset, value) in blocks.into_remainder().iter_mut().enumerate() {
+        let column = rows.iter().skip(at + offset).step_by(pitch);
+        let sum: i32 = column.zip(weights).map(|(&v, w)| i32::from(v) * w).sum();
+        *value = round(sum + (1 << (PRECISION_BITS - 1)));
+    }
+}
+
 /// The sum already holds the half that makes the shift round to nearest.
+#[inline(always)]
 fn round(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
