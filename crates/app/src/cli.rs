@@ -2,6 +2,7 @@
 
 mod classify;
 mod data;
+mod data_check;
 mod demo;
 mod evaluate;
 mod fill;

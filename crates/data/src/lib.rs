@@ -1,6 +1,7 @@
 //! Images, text, data sets and the loader that feeds training. Knows nothing of tensors libraries:
 //! batches are plain vectors with documented shapes.
 
+pub mod annotations;
 pub mod images;
 pub mod loader;
 pub mod pictograms;

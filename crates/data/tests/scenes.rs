@@ -680,6 +680,13 @@ fn baselines_score_every_task() {
     assert!((score("pairs").majority - 0.5).abs() < 1e-9);
     assert!((score("entailment").majority - 1.0 / 3.0).abs() < 1e-9);
     assert!(score("referring").text_only.is_none());
+    // Pictures in shards alone score the same: the files are those of the same draws.
+    let shards = tempfile::tempdir().unwrap();
+    make(&ScenesOptions {
+        storage: Storage::Shards,
+        ..options(shards.path())
+    });
+    assert_eq!(check(shards.path(), &mut |_, _, _| {}).unwrap(), report);
     let missing = check(Path::new("nowhere"), &mut |_, _, _| {}).unwrap_err();
     assert!(
         missing.to_string().contains("fitup data scenes"),

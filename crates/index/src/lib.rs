@@ -1,4 +1,5 @@
-//! Features of a collection on disk, exact search over them, and the measures of retrieval.
+//! Features of a collection on disk, exact search over them, and the measures of retrieval and of
+//! the other tasks.
 //!
 //! The crate knows nothing of models: it takes rows of numbers and gives back row numbers.
 //!
@@ -8,7 +9,8 @@
 //! - [`rerank`]: the second step of a two-step ranking, where a slower model re-scores the
 //!   candidates that the first step found.
 //! - [`metrics`]: recall at 1, 5 and 10 both ways, as the official evaluation counts it, and a
-//!   second measure for data in which captions repeat.
+//!   second measure for data in which captions repeat; accuracy of answers, of statements on pairs
+//!   and of boxes, as the official scripts of VQAv2, NLVR2 and ALBEF's grounding count it.
 //!
 //! Approximate search is planned; nothing here stands in for it yet.
 //!

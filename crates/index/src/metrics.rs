@@ -1,4 +1,5 @@
-//! Recall at 1, 5 and 10, image to text and text to image.
+//! Recall at 1, 5 and 10, image to text and text to image; in modules of their own the scores of questions
+//! ([`answers`]), of statements on pairs of pictures ([`pairs`]) and of boxes ([`grounding`]).
 //!
 //! [`itm_eval`] counts as `itm_eval` of ALBEF's `Retrieval.py` does: a picture's rank is that of
 //! the best of its own captions, a text's rank is that of its one picture.
@@ -10,6 +11,11 @@
 //! equal score: a model that gives one score to everything recalls nothing. Without ties the two
 //! agree exactly. In a two-step ranking all pairs outside the top k share one score, so recall
 //! beyond k is undefined in the official numbers and a lower bound here.
+
+pub mod answers;
+mod contractions;
+pub mod grounding;
+pub mod pairs;
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! `fitup data`: make, count and look at data.
+//! `fitup data`: make, check, count and look at data.
 
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use fitup_data::sources::{self, Source, stable_hash};
 use fitup_data::stats::{RecordView, StatsCounter};
 use serde_json::json;
 
+use super::data_check::{self, DataCheck};
 use super::output::{Output, grouped, megabytes, write_whole};
 use super::scenes::{self, Scenes, ScenesCheck};
 use super::spec;
@@ -35,12 +36,13 @@ Examples:
 /// Unreadable records that are named.
 const NAMED: usize = 5;
 
-/// Make, count and look at data
+/// Make, check, count and look at data
 #[derive(Debug, Subcommand)]
 pub enum Data {
     Pictograms(Pictograms),
     Scenes(Scenes),
     ScenesCheck(ScenesCheck),
+    Check(DataCheck),
     Stats(Stats),
     Preview(Preview),
 }
@@ -106,6 +108,7 @@ pub fn run(args: &Data, output: Output) -> Result<()> {
         },
         Data::Scenes(args) => scenes::run(args, output),
         Data::ScenesCheck(args) => scenes::run_check(args, output),
+        Data::Check(args) => data_check::run(args, output),
         Data::Stats(args) => stats(args, output),
         Data::Preview(args) => preview(args, output),
     }

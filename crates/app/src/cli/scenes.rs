@@ -94,7 +94,7 @@ enum Store {
 #[derive(Debug, Args)]
 #[command(after_help = CHECK_EXAMPLES)]
 pub struct ScenesCheck {
-    /// Folder that `fitup data scenes` wrote, pictures as files
+    /// Folder that `fitup data scenes` wrote, pictures as files or in shards
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }

@@ -7,21 +7,22 @@
 //! All are fitted to the split `train` and scored on `test`.
 
 mod features;
+mod pictures;
 mod regression;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::parallel;
 use crate::images::DecodeError;
-use features::{PICTURE, WORDS, picture, words};
+use crate::sources::SourceError;
+use features::{PICTURE, WORDS, words};
+use pictures::Pictures;
 use regression::{Features, Regression};
 
 /// Intersection over union from which a box counts as found.
@@ -95,7 +96,7 @@ impl fmt::Display for CheckReport {
 pub enum CheckError {
     /// A file could not be read.
     #[error(
-        "{path}: {source}; make scenes with the splits train and test, stored as files, with `fitup data scenes`"
+        "{path}: {source}; make scenes with the splits train and test with `fitup data scenes`"
     )]
     Io {
         /// The file.
@@ -111,6 +112,9 @@ pub enum CheckError {
         /// What is wrong.
         reason: String,
     },
+    /// A shard or a picture in it cannot be read.
+    #[error(transparent)]
+    Shard(#[from] SourceError),
     /// A picture is broken.
     #[error("{path}: {source}")]
     Picture {
@@ -169,7 +173,7 @@ struct Item {
 type Tasks = BTreeMap<&'static str, Vec<Item>>;
 
 /// Fits and scores the baselines on the splits `train` and `test` of a folder that
-/// [`generate`](super::generate) wrote with pictures as files.
+/// [`generate`](super::generate) wrote, with pictures as files or in shards.
 ///
 /// # Errors
 /// [`CheckError`] for a file that is missing or not of its form.
@@ -184,7 +188,7 @@ pub fn check(
     for ((tasks, folder), features) in [&train, &test].into_iter().zip(&folders).zip(&mut features)
     {
         progress("pictures", 0, 1);
-        *features = pictures(folder, tasks)?;
+        *features = Pictures::open(folder)?.features(tasks)?;
     }
     let none = Vec::new();
     let all = train.len();
@@ -243,27 +247,6 @@ fn kind_of(answer: &str) -> &'static str {
         number if number.bytes().all(|byte| byte.is_ascii_digit()) => "questions: number",
         _ => "questions: colour",
     }
-}
-
-/// Features of every picture that a task mentions.
-fn pictures(folder: &Path, tasks: &Tasks) -> Result<HashMap<String, Vec<f32>>, CheckError> {
-    let mut names: Vec<&String> = tasks
-        .values()
-        .flatten()
-        .flat_map(|item| &item.images)
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let features = parallel::map(0..names.len(), threads, |at| {
-        picture(&folder.join(names[at]))
-    });
-    names
-        .into_iter()
-        .cloned()
-        .zip(features)
-        .map(|(name, features)| Ok((name, features?)))
-        .collect()
 }
 
 fn score(

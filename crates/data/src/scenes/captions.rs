@@ -14,6 +14,11 @@ use crate::pictograms::with_article;
 /// Captions of a scene at most, as COCO has.
 pub(super) const CAPTIONS: usize = 5;
 
+/// Names that a caption of categories spells out at most.
+const NAMED: usize = 3;
+/// Names that it spells out where there are more.
+const NAMED_AMONG: usize = 2;
+
 /// How a caption describes its picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,7 +29,7 @@ pub enum CaptionKind {
     Attributes,
     /// "a dog to the left of a pear, and two cars"
     Relation,
-    /// "an animal and two vehicles: a dog and two cars"
+    /// "an animal and two vehicles: a large dog and two cars"
     Category,
 }
 
@@ -53,6 +58,9 @@ pub(super) fn caption(scene: &Scene, kind: CaptionKind, rng: &mut ChaCha8Rng) ->
             .map(|name| counted(scene.count(name), name))
             .collect()
     };
+    let described = |names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| described(scene, name)).collect()
+    };
     Some(match kind {
         CaptionKind::List => {
             let list = listed(&things(&names));
@@ -61,10 +69,7 @@ pub(super) fn caption(scene: &Scene, kind: CaptionKind, rng: &mut ChaCha8Rng) ->
                 _ => list,
             }
         }
-        CaptionKind::Attributes => {
-            let parts: Vec<String> = names.iter().map(|name| described(scene, name)).collect();
-            listed(&parts)
-        }
+        CaptionKind::Attributes => listed(&described(&names)),
         CaptionKind::Relation => {
             let (relation, subject, object) = related(scene, rng)?;
             names.retain(|&name| name != subject && name != object);
@@ -82,9 +87,14 @@ pub(super) fn caption(scene: &Scene, kind: CaptionKind, rng: &mut ChaCha8Rng) ->
         CaptionKind::Category => {
             let kinds = categories(scene);
             match names.len() {
-                // More names than these make a caption too long for the models' texts.
-                1..=3 => format!("{}: {}", listed(&kinds), listed(&things(&names))),
-                _ => format!("a picture with {}", listed(&kinds)),
+                // More names than these make a caption too long for the models' texts, and kinds alone fit many
+                // pictures.
+                1..=NAMED => format!("{}: {}", listed(&kinds), listed(&described(&names))),
+                _ => format!(
+                    "{}, among them {}",
+                    listed(&kinds),
+                    listed(&described(&names[..NAMED_AMONG]))
+                ),
             }
         }
     })

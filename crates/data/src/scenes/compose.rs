@@ -1,12 +1,15 @@
 //! Drawing a scene graph: which things, how many of each, where.
 
+use std::collections::BTreeMap;
+
 use rand::RngExt;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::background::Background;
-use super::graph::{Category, Object, Region, Scene, Size, Split};
+use super::graph::{Category, Colour, Object, Region, Scene, Size, Split};
 use super::lexicon::{Entry, Lexicon};
+use super::questions::COLOURS_ASKED_IN;
 
 /// Empty pixels between two boxes, of 256.
 const GAP: f64 = 4.0 / 256.0;
@@ -22,6 +25,21 @@ const LAYOUTS: usize = 8;
 const SAME_CATEGORY: f64 = 0.5;
 /// How often a drawing of a clear colour is preferred.
 const CLEAR_COLOUR: f64 = 0.5;
+/// Share of the scenes without a curtain whose things all have clear colours, as far as possible different ones.
+/// Colours are asked for in these: where only two are seen, nobody needs the question to be right half the time.
+const COLOURFUL: f64 = 0.3;
+/// What is written on would be written backwards.
+const WRITTEN_ON: [&str; 9] = [
+    "calendar",
+    "clipboard",
+    "convenience store",
+    "credit card",
+    "department store",
+    "newspaper",
+    "police car",
+    "post office",
+    "taxi",
+];
 
 /// Draws the graph of one scene of `side` pixels.
 pub(super) fn compose(
@@ -33,7 +51,11 @@ pub(super) fn compose(
     rng: &mut ChaCha8Rng,
 ) -> Scene {
     let background = Background::draw(split, rng);
-    let things = choose(lexicon, rng);
+    let colourful = !curtained && rng.random_bool(COLOURFUL);
+    let things = colourful
+        .then(|| choose_colourful(lexicon, rng))
+        .flatten()
+        .unwrap_or_else(|| choose(lexicon, rng));
     let mut sizes: Vec<Size> = things
         .iter()
         .map(|_| {
@@ -61,6 +83,7 @@ pub(super) fn compose(
                             size,
                             maker: drawing.record.source.clone(),
                             pictogram: drawing.key.clone(),
+                            mirrored: !WRITTEN_ON.contains(&entry.name) && rng.random_bool(0.5),
                             region,
                         }
                     })
@@ -115,8 +138,8 @@ fn choose<'a>(lexicon: &'a Lexicon, rng: &mut ChaCha8Rng) -> Vec<(&'a Entry, usi
             things.last().map_or(entry, |&(last, _)| last)
         };
         let times = *[1, 1, 1, 2, 2, 3].choose(rng).unwrap_or(&1);
-        // A picture of one thing repeated leaves nothing to compare.
-        let room = total - things.len() - usize::from(names.len() == 1 && total > 2);
+        // A picture of one thing repeated leaves nothing to compare, and many pictures of it have one caption.
+        let room = total - things.len() - usize::from(names.len() == 1);
         for _ in 0..times.min(room.max(1)) {
             if let Some(drawing) = draw(lexicon, entry, rng) {
                 things.push((entry, drawing));
@@ -124,6 +147,44 @@ fn choose<'a>(lexicon: &'a Lexicon, rng: &mut ChaCha8Rng) -> Vec<(&'a Entry, usi
         }
     }
     things
+}
+
+/// Four to six things of different names and, as long as there are any left, of different clear colours. `None` where
+/// the lexicon does not have so many.
+fn choose_colourful<'a>(
+    lexicon: &'a Lexicon,
+    rng: &mut ChaCha8Rng,
+) -> Option<Vec<(&'a Entry, usize)>> {
+    let total = rng.random_range(COLOURS_ASKED_IN..=6);
+    let mut by_colour: BTreeMap<Colour, Vec<(&Entry, usize)>> = BTreeMap::new();
+    for entry in &lexicon.entries {
+        for &drawing in &entry.drawings {
+            if let Some(colour) = lexicon.drawings[drawing].colour {
+                by_colour.entry(colour).or_default().push((entry, drawing));
+            }
+        }
+    }
+    let mut colours: Vec<Colour> = by_colour.keys().copied().collect();
+    colours.shuffle(rng);
+    let mut names: Vec<&str> = Vec::new();
+    let mut things = Vec::with_capacity(total);
+    for colour in colours {
+        if things.len() == total {
+            break;
+        }
+        let usable: Vec<(&Entry, usize)> = by_colour[&colour]
+            .iter()
+            .copied()
+            .filter(|(entry, _)| {
+                !names.contains(&entry.name) && !lexicon.clashes_with_any(entry.name, &names)
+            })
+            .collect();
+        if let Some(&(entry, drawing)) = usable.choose(rng) {
+            names.push(entry.name);
+            things.push((entry, drawing));
+        }
+    }
+    (things.len() >= COLOURS_ASKED_IN).then_some(things)
 }
 
 /// One of a name's drawings, often one of a clear colour: few drawings have one, and colours are asked for.

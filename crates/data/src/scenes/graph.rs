@@ -281,6 +281,9 @@ pub struct Object {
     pub maker: String,
     /// Key of the drawing in the pictogram shards.
     pub pictogram: String,
+    /// Whether left and right of the drawing are exchanged.
+    #[serde(default)]
+    pub mirrored: bool,
     /// The tight box around what is drawn.
     #[serde(rename = "box")]
     pub region: Region,

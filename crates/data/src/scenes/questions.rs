@@ -6,9 +6,11 @@
 //! - relation and size: the order of the two names decides, and is a coin flip;
 //! - counting: only pictures of four things or more, answers 1, 2 and 3 equally often for each number of things, and
 //!   so for names and for every category apart (more things are animals than are any one animal);
-//! - colours: asked of a place ("the leftmost object") or a category and never of a name, for bananas are yellow, and
-//!   of two things of different colours in the picture;
+//! - colours: asked of a place ("the leftmost object") or a category and never of a name, for bananas are yellow, in
+//!   pictures of at least four clear colours, of several things of different ones;
 //! - sides: asked of one thing on either side.
+
+use std::collections::BTreeSet;
 
 use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -16,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::balance::{Evenness, balance};
-use super::graph::{Category, Object, Scene, Size};
+use super::graph::{Category, Colour, Object, Scene, Size};
 use super::names::plural;
 use super::pool::Pool;
 use super::program::{Program, Query, Reading, Relation, Truth};
@@ -92,6 +94,9 @@ const OFF_CENTRE: f64 = 0.15;
 const OUTERMOST: f64 = 0.06;
 /// Questions on two things, of each template, of a picture at most.
 const COMPARISONS: usize = 2;
+/// Clear colours that a picture has at least for one to be asked for: who sees the colours and not the question is
+/// right one time in so many.
+pub(super) const COLOURS_ASKED_IN: usize = 4;
 /// Numbers that are asked for.
 const NUMBERS: std::ops::RangeInclusive<usize> = 1..=3;
 /// Pictures of fewer things cannot show every number of [`NUMBERS`] beside something else.
@@ -161,7 +166,7 @@ pub(super) fn candidates(pool: Pool<'_>, index: usize, rng: &mut ChaCha8Rng) -> 
             );
         }
     }
-    for (phrase, colour) in colours(scene, rng).into_iter().flatten() {
+    for (phrase, colour) in colours(scene, rng) {
         ask(
             Template::Colour,
             phrase.clone(),
@@ -278,9 +283,16 @@ fn sides<'a>(scene: &'a Scene, rng: &mut ChaCha8Rng) -> Option<([&'static str; 2
     Some(([["left", "right"], ["top", "bottom"]][axis], things))
 }
 
-/// Two phrases that single a thing out without its name, with the things' colours, which differ: in a picture of one
-/// clear colour nobody needs the question.
-fn colours(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<[(String, &'static str); 2]> {
+/// Phrases that single a thing out without its name, with the things' colours, all different.
+fn colours(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<(String, &'static str)> {
+    let seen: BTreeSet<Colour> = scene
+        .objects
+        .iter()
+        .filter_map(|object| object.colour)
+        .collect();
+    if seen.len() < COLOURS_ASKED_IN {
+        return Vec::new();
+    }
     let mut phrases: Vec<(String, &Object)> = Vec::new();
     for (phrase, axis, last) in [
         ("leftmost object", 0, false),
@@ -308,12 +320,15 @@ fn colours(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<[(String, &'static str
         }
     }
     phrases.shuffle(rng);
-    let mut clear = phrases
-        .into_iter()
-        .filter_map(|(phrase, object)| Some((phrase, object.colour?.name())));
-    let first = clear.next()?;
-    let second = clear.find(|(_, colour)| *colour != first.1)?;
-    Some([first, second])
+    let mut asked: Vec<(String, &'static str)> = Vec::new();
+    for (phrase, object) in phrases {
+        if let Some(colour) = object.colour.map(Colour::name)
+            && asked.iter().all(|&(_, other)| other != colour)
+        {
+            asked.push((phrase, colour));
+        }
+    }
+    asked
 }
 
 /// The thing whose middle comes first or last along an axis, by a clear distance.

@@ -6,7 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage, RgbaImage};
 
-use super::graph::{Region, Scene};
+use super::graph::{Object, Region, Scene};
 use super::lexicon::Lexicon;
 
 /// JPEG quality of written pictures.
@@ -36,7 +36,7 @@ impl<'a> Renderer<'a> {
         let mut canvas = scene.background.paint(scene.side);
         for object in &scene.objects {
             if let Some(drawing) = self.drawings.get(object.pictogram.as_str()) {
-                paste(&mut canvas, drawing, object.region);
+                paste(&mut canvas, drawing, object);
             }
         }
         if let Some(curtain) = scene.curtain {
@@ -55,13 +55,17 @@ impl<'a> Renderer<'a> {
 }
 
 /// `drawing` holds colours multiplied by alpha, without which scaling would draw dark fringes.
-fn paste(canvas: &mut RgbImage, drawing: &RgbaImage, region: Region) {
-    let fitted = imageops::resize(
+fn paste(canvas: &mut RgbImage, drawing: &RgbaImage, object: &Object) {
+    let region = object.region;
+    let mut fitted = imageops::resize(
         drawing,
         region.width(),
         region.height(),
         FilterType::CatmullRom,
     );
+    if object.mirrored {
+        imageops::flip_horizontal_in_place(&mut fitted);
+    }
     for (x, y, pixel) in fitted.enumerate_pixels() {
         let [colour @ .., alpha] = pixel.0;
         let under = canvas.get_pixel_mut(region.left + x, region.top + y);

@@ -1,6 +1,6 @@
 //! A retrieval test set: all texts of all images in order, and which belongs to which.
 
-use super::{Source, SourceError};
+use super::{RecordTexts, Source, SourceError};
 use crate::text::pre_caption;
 
 /// The texts of a source with the map both ways, as ALBEF's `re_eval_dataset` builds it. Every
@@ -27,17 +27,22 @@ impl RetrievalTexts {
     pub fn from_source(source: &dyn Source, max_words: usize) -> Result<Self, SourceError> {
         let mut set = Self::default();
         for image in 0..source.len() {
-            let record = source.texts(image)?;
-            let first = set.texts.len();
-            for caption in &record.captions {
-                set.texts
-                    .push(pre_caption(caption, max_words).unwrap_or_default());
-                set.text_to_image.push(image);
-            }
-            set.image_to_texts.push((first..set.texts.len()).collect());
-            set.images.push(record.key);
-            set.image_ids.push(record.image_id);
+            set.add(source.texts(image)?, max_words);
         }
         Ok(set)
+    }
+
+    /// Adds an image with its texts.
+    pub(crate) fn add(&mut self, record: RecordTexts, max_words: usize) {
+        let (image, first) = (self.images.len(), self.texts.len());
+        for caption in &record.captions {
+            self.texts
+                .push(pre_caption(caption, max_words).unwrap_or_default());
+            self.text_to_image.push(image);
+        }
+        self.image_to_texts
+            .push((first..self.texts.len()).collect());
+        self.images.push(record.key);
+        self.image_ids.push(record.image_id);
     }
 }

@@ -1,13 +1,9 @@
 //! What the baselines see of a text and of a picture.
 
-use std::fs;
-use std::path::Path;
-
 use image::imageops::{self, FilterType};
 
-use super::CheckError;
 use super::regression::Features;
-use crate::images::{DecodeLimits, decode};
+use crate::images::{DecodeError, DecodeLimits, decode};
 use crate::sources::stable_hash;
 
 /// Buckets that words and word pairs are hashed into.
@@ -37,16 +33,8 @@ pub(super) fn words(text: &str) -> Features {
 }
 
 /// A thumbnail, values around 0, then how frequent every colour is.
-pub(super) fn picture(path: &Path) -> Result<Vec<f32>, CheckError> {
-    let bytes = fs::read(path).map_err(|source| CheckError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    let picture =
-        decode(&bytes, &DecodeLimits::default()).map_err(|source| CheckError::Picture {
-            path: path.to_owned(),
-            source,
-        })?;
+pub(super) fn picture(bytes: &[u8]) -> Result<Vec<f32>, DecodeError> {
+    let picture = decode(bytes, &DecodeLimits::default())?;
     let thumbnail = imageops::resize(&picture, THUMBNAIL, THUMBNAIL, FilterType::Triangle);
     let mut features: Vec<f32> = thumbnail
         .as_raw()
