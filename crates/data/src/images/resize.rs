@@ -13,6 +13,8 @@ const PRECISION_BITS: u32 = 32 - 8 - 2;
 const SUPPORT: f64 = 2.0;
 /// Values of a row summed together: enough to fill vector registers, few enough to stay in them.
 const LANES: usize = 16;
+/// Rows resampled together.
+const ROWS: usize = 8;
 
 /// A rectangle of an image, in pixels from its top left corner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,16 +79,18 @@ pub fn crop_resize(image: &RgbImage, crop: CropBox, width: u32, height: u32) -> 
     };
     let row_values = width as usize * 3;
     let mut resized_rows = vec![0; (last - first) as usize * row_values];
-    let mut padded = Vec::with_capacity(crop.width as usize * 3 + 1);
-    for (y, out) in (first..last).zip(resized_rows.chunks_exact_mut(row_values)) {
-        match &columns {
-            Some(taps) => {
-                padded.clear();
-                padded.extend_from_slice(row(y));
-                padded.push(0);
-                taps.resample_row(&padded, out);
+    match &columns {
+        Some(taps) => {
+            let start = (crop.top + first) as usize * pitch + crop.left as usize * 3;
+            let width = crop.width as usize * 3;
+            let end = (crop.top + last - 1) as usize * pitch + crop.left as usize * 3 + width;
+            let input = &image.as_raw()[start..end];
+            taps.resample_rows(input, pitch, crop.width as usize, &mut resized_rows);
+        }
+        None => {
+            for (y, out) in (first..last).zip(resized_rows.chunks_exact_mut(row_values)) {
+                out.copy_from_slice(row(y));
             }
-            None => out.copy_from_slice(row(y)),
         }
     }
     let values = match &rows {
@@ -152,10 +156,20 @@ impl Taps {
             .map(|(&(start, count), weights)| (start as usize, &weights[..count as usize]))
     }
 
-    /// One row. `input` ends in a byte that belongs to no pixel: pixels are read four bytes at a
-    /// time, which is a vector register's way to hold three.
-    fn resample_row(&self, input: &[u8], output: &mut [u8]) {
-        resample_row(&self.bounds, &self.weights, self.stride, input, output);
+    /// The rows of `input`, each `pitch` values apart and `width * 3` values long, to as many rows
+    /// of `output`.
+    fn resample_rows(&self, input: &[u8], pitch: usize, width: usize, output: &mut [u8]) {
+        let out_pitch = self.bounds.len() * 3;
+        let mut together = vec![0; width * 3 * ROWS];
+        let blocks = input.chunks(pitch * ROWS);
+        for (block, out) in blocks.zip(output.chunks_mut(out_pitch * ROWS)) {
+            for (row, values) in block.chunks(pitch).enumerate() {
+                for (column, value) in together.chunks_exact_mut(ROWS).zip(values) {
+                    column[row] = *value;
+                }
+            }
+            resample_rows(&self.bounds, &self.weights, self.stride, &together, out);
+        }
     }
 
     /// `rows` holds rows of `pitch` values, the first of them being input row `first`.
@@ -168,27 +182,31 @@ impl Taps {
     }
 }
 
-/// See [`Taps::resample_row`].
+/// At most [`ROWS`] rows at once, which share their weights. `together`: `[input width, 3, ROWS]`;
+/// `output`: `[rows, output width, 3]`.
 #[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
-fn resample_row(
+fn resample_rows(
     bounds: &[(u32, u32)],
     weights: &[i32],
     stride: usize,
-    input: &[u8],
+    together: &[u8],
     output: &mut [u8],
 ) {
+    let pixels = together.as_chunks::<{ 3 * ROWS }>().0;
     let positions = bounds.iter().zip(weights.chunks_exact(stride));
-    for ((&(start, count), weights), out) in positions.zip(output.chunks_exact_mut(3)) {
-        let mut sums = [1 << (PRECISION_BITS - 1); 4];
-        let input = &input[start as usize * 3..][..count as usize * 3 + 1];
-        for (i, weight) in weights[..count as usize].iter().enumerate() {
-            let pixel: [u8; 4] = std::array::from_fn(|channel| input[3 * i + channel]);
-            for channel in 0..4 {
-                sums[channel] += i32::from(pixel[channel]) * weight;
+    for (x, (&(start, count), weights)) in positions.enumerate() {
+        let mut sums = [1 << (PRECISION_BITS - 1); 3 * ROWS];
+        let read = &pixels[start as usize..(start + count) as usize];
+        for (values, weight) in read.iter().zip(weights) {
+            for lane in 0..3 * ROWS {
+                sums[lane] += i32::from(values[lane]) * weight;
             }
         }
-        for channel in 0..3 {
-            out[channel] = round(sums[channel]);
+        let rounded = sums.map(round);
+        for (row, out) in output.chunks_exact_mut(bounds.len() * 3).enumerate() {
+            for channel in 0..3 {
+                out[3 * x + channel] = rounded[channel * ROWS + row];
+            }
         }
     }
 }
