@@ -2,8 +2,12 @@
 
 import json
 import statistics
+from pathlib import Path
 
 from rows import GROWTH, TABLE
+
+# Taken by hand with `perf`, and kept beside the table.
+PROFILES = Path(__file__).parent / "profiles.md"
 
 HEAD = """# Benchmarks
 
@@ -146,6 +150,7 @@ def write(path, results, machine, command, small):
         "ALBEF-base step where nothing else is said: batch 4, 25 tokens, 256 px, queue 65,536.\n",
         *growth(results),
         "",
+        PROFILES.read_text() if PROFILES.exists() else "",
     ]
     path.with_suffix(".part").write_text("\n".join(parts))
     path.with_suffix(".part").rename(path)
