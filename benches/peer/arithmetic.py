@@ -23,6 +23,14 @@ def vision_transformer(vision, batch):
     return batch * (patches + vision["depth"] * block)
 
 
+def vision_transformer_first(vision, batch):
+    """The last block has one query an image."""
+    n, w = image_tokens(vision), vision["width"]
+    hidden = vision.get("mlp_ratio", 4) * w
+    others = vision_transformer(vision | {"depth": vision["depth"] - 1}, batch)
+    return others + batch * (linear(n, w, 2 * w) + 2 * linear(1, w, w) + 2 * linear(1, w, hidden) + 4 * n * w)
+
+
 def layer(text, out_rows, in_rows, self_pairs, cross_pairs=0):
     """`out_rows` read `in_rows`; `*_pairs`: query-key pairs. Without the image's keys and values."""
     w = text["hidden_size"]

@@ -20,6 +20,7 @@ class ImageEncoding:
     def __init__(self, workload, folder, peer):
         model = vision_transformer(workload["vision"], fused=peer != "eager").eval()
         model.load_state_dict(load_file(folder / "weights.safetensors"))
+        self.all_tokens = workload["all_tokens"]
         self.image = load_file(folder / "inputs.safetensors")["image"]
         if peer == "onnxruntime":
             self.forward = onnx_session(model, self.image, folder / "model.onnx")
@@ -33,7 +34,8 @@ class ImageEncoding:
             self.tokens = self.forward(self.image)
 
     def outputs(self):
-        return {"tokens": np.asarray(self.tokens)}
+        tokens = np.asarray(self.tokens)
+        return {"tokens": tokens if self.all_tokens else np.ascontiguousarray(tokens[:, 0])}
 
 
 def onnx_session(model, image, path):

@@ -19,7 +19,7 @@ use crate::layers::bert::{
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::packing::{Asked, Packing, Pairs};
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
-use crate::layers::{Linear, l2_normalize, linear};
+use crate::layers::{Linear, first_token, l2_normalize, linear};
 use crate::objectives::itc::{self, Itc, ItcKeys};
 use crate::objectives::itm::{self, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
@@ -161,6 +161,12 @@ impl AlbefEncoders {
         let tokens = self.visual_encoder.forward(image);
         let embed = l2_normalize(self.vision_proj.forward(first_token(&tokens)));
         ImageFeatures { tokens, embed }
+    }
+
+    /// The embeddings of [`Self::encode_image`] alone, `[batch, embed_dim]`.
+    pub fn embed_image(&self, image: Tensor<4>) -> Tensor<2> {
+        let first = self.visual_encoder.forward_first(image);
+        l2_normalize(self.vision_proj.forward(first))
     }
 
     /// `input_ids`: `[batch, seq]`, `[CLS]` first; `attention_mask`: `[batch, seq]`, 1 for real
@@ -473,11 +479,6 @@ impl Albef {
     }
 }
 
-/// The CLS rows of `[batch, seq, width]`: `[batch, width]`.
-fn first_token(tokens: &Tensor<3>) -> Tensor<2> {
-    tokens.clone().narrow(1, 0, 1).squeeze_dim(1)
-}
-
 fn int_vector(values: &[i64], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }
@@ -489,6 +490,10 @@ impl System for Albef {
             tokens: features.tokens,
             embed: Some(features.embed),
         }
+    }
+
+    fn embed_images(&self, image: Tensor<4>) -> Option<Tensor<2>> {
+        Some(self.encoders.embed_image(image))
     }
 
     fn encode_texts(&self, input_ids: Tensor<1, Int>, packing: &Packing) -> EncodedTexts {

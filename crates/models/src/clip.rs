@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::layers::bert::causal_mask;
 use crate::layers::packing::Packing;
 use crate::layers::patch_embed::PatchEmbed;
-use crate::layers::{LayerNorm, Linear, l2_normalize, linear, mlp};
+use crate::layers::{LayerNorm, Linear, attend_first, first_token, l2_normalize, linear, mlp};
 use crate::system::{
     EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
 };
@@ -225,17 +225,17 @@ impl Clip {
     /// `image`: `[batch, 3, image_size, image_size]`, normalised with CLIP's mean and deviation.
     pub fn encode_image(&self, image: Tensor<4>) -> ClipImageFeatures {
         let tokens = self.visual.forward(image);
-        let cls = tokens.clone().narrow(1, 0, 1).squeeze_dim(1);
-        let pooled = self
-            .visual
-            .ln_post
-            .forward::<2>(cls)
-            .matmul(self.visual.proj.val());
+        let pooled = self.visual.pooled(first_token(&tokens));
         ClipImageFeatures {
             tokens,
             embed: l2_normalize(pooled.clone()),
             pooled,
         }
+    }
+
+    /// The embeddings of [`Self::encode_image`] alone, `[batch, embed_dim]`.
+    pub fn embed_image(&self, image: Tensor<4>) -> Tensor<2> {
+        l2_normalize(self.visual.pooled(self.visual.forward_first(image)))
     }
 
     /// `input_ids`: `[batch, seq]`, at most `context_length` tokens; `attention_mask`: `[batch,
@@ -299,16 +299,40 @@ impl ClipVision {
     /// `image`: `[batch, 3, image_size, image_size]`; returns all tokens after the last block,
     /// `[batch, 1 + patches, width]`, CLS first.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<3> {
+        let mut x = self.embed(image);
+        for block in &self.blocks {
+            x = block.forward(x, None);
+        }
+        x
+    }
+
+    /// The first row of [`Self::forward`] of each image, `[batch, width]`, without what the last
+    /// block computes for the others.
+    pub fn forward_first(&self, image: Tensor<4>) -> Tensor<2> {
+        let mut x = self.embed(image);
+        let Some((last, others)) = self.blocks.split_last() else {
+            return first_token(&x);
+        };
+        for block in others {
+            x = block.forward(x, None);
+        }
+        last.forward_first(x)
+    }
+
+    /// Patch tokens with CLS in front, positions added and normalised, `[batch, 1 + patches,
+    /// width]`.
+    fn embed(&self, image: Tensor<4>) -> Tensor<3> {
         let patches = self.patch_embed.forward(image);
         let [batch, _, width] = patches.dims();
         let cls = self.class_embedding.val().reshape([1, 1, width]);
         let x = Tensor::cat(vec![cls.expand([batch, 1, width]), patches], 1);
         let x = x + self.positional_embedding.val().unsqueeze_dim(0);
-        let mut x = self.ln_pre.forward(x);
-        for block in &self.blocks {
-            x = block.forward(x, None);
-        }
-        x
+        self.ln_pre.forward(x)
+    }
+
+    /// CLS after the last block, `[batch, width]`, to `[batch, embed_dim]`.
+    fn pooled(&self, first: Tensor<2>) -> Tensor<2> {
+        self.ln_post.forward(first).matmul(self.proj.val())
     }
 }
 
@@ -428,6 +452,17 @@ impl ClipBlock {
     }
 }
 
+impl ClipBlock {
+    /// The first token of [`Self::forward`] without a mask: `[batch, seq, width]` to `[batch,
+    /// width]`.
+    pub fn forward_first(&self, x: Tensor<3>) -> Tensor<2> {
+        let attn = &self.attn;
+        let attended = attend_first(&attn.qkv, self.ln_1.forward(x.clone()), attn.heads);
+        let x = first_token(&x) + attn.out_proj.forward(attended);
+        x.clone() + self.mlp.forward(self.ln_2.forward(x))
+    }
+}
+
 /// Self-attention with one projection for queries, keys and values.
 #[derive(Module, Debug)]
 pub struct ClipAttention {
@@ -466,8 +501,8 @@ pub struct ClipMlp {
 }
 
 impl ClipMlp {
-    /// `x`: `[batch, seq, width]`; same shape out.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// `x`: `[.., width]`; same shape out.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.activation {
             Activation::Gelu => mlp(&self.c_fc, &self.c_proj, x),
             Activation::QuickGelu => {
@@ -486,6 +521,10 @@ impl System for Clip {
             tokens: features.tokens,
             embed: Some(features.embed),
         }
+    }
+
+    fn embed_images(&self, image: Tensor<4>) -> Option<Tensor<2>> {
+        Some(self.embed_image(image))
     }
 
     fn encode_texts(&self, input_ids: Tensor<1, Int>, packing: &Packing) -> EncodedTexts {

@@ -170,7 +170,7 @@ impl ImageTokenizer {
             .mean();
         // The value of the entry, the gradient of the vector.
         let passed = latents.clone() + (chosen - latents.clone()).detach();
-        let decoded = self.decoder.forward(passed.unsqueeze_dim(0));
+        let decoded = self.decoder.forward(passed.unsqueeze_dim::<3>(0));
         let reconstruction = (decoded.reshape(patches.dims()) - patches).square().mean();
         TokenizerOutput {
             reconstruction,

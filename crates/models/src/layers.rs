@@ -14,6 +14,7 @@ pub mod vision_transformer;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
+use fitup_kernels::attention::attention;
 use fitup_kernels::mlp::LinearParts;
 
 /// LayerNorm over the last dimension, with the originals' parameter names.
@@ -59,6 +60,32 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// `width` columns of [`Self::forward`] from `start` on. `x`: `[.., input]`; returns `[..,
+    /// width]`.
+    fn forward_columns<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        start: usize,
+        width: usize,
+    ) -> Tensor<D> {
+        let weight = self.weight.val().narrow(1, start, width);
+        let bias = self.bias.as_ref();
+        let bias = bias.map(|bias| bias.val().narrow(0, start, width));
+        fitup_kernels::linear::linear(x, weight, bias)
+    }
+}
+
+/// Self-attention of the first token alone. `x`: `[batch, tokens, width]`, `qkv`: `width -> 3
+/// width`; returns `[batch, width]`.
+pub(crate) fn attend_first(qkv: &Linear, x: Tensor<3>, heads: usize) -> Tensor<2> {
+    let width = x.dims()[2];
+    let q = qkv.forward_columns(x.clone().narrow(1, 0, 1), 0, width);
+    let k = qkv.forward_columns(x.clone(), width, width);
+    let v = qkv.forward_columns(x, 2 * width, width);
+    attention(q, k, v, None, heads).squeeze_dim(1)
+}
+
 /// A linear layer, zero until weights are initialised or loaded.
 pub(crate) fn linear(input: usize, output: usize, device: &Device) -> Linear {
     Linear {
@@ -96,6 +123,11 @@ pub(crate) fn mlp<const D: usize>(fc1: &Linear, fc2: &Linear, x: Tensor<D>) -> T
         (Some(fc1), Some(fc2)) => fitup_kernels::mlp::mlp(x, fc1, fc2),
         _ => fc2.forward(linear_gelu(fc1, x)),
     }
+}
+
+/// The first rows of `[batch, seq, width]`: `[batch, width]`.
+pub(crate) fn first_token(tokens: &Tensor<3>) -> Tensor<2> {
+    tokens.clone().narrow(1, 0, 1).squeeze_dim(1)
 }
 
 /// Divides the rows of `x`, `[rows, width]`, by their Euclidean norm (at least 1e-12, as

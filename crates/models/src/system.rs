@@ -32,6 +32,12 @@ pub trait System: Debug {
     /// `image`: `[n, 3, image_size, image_size]`, normalised.
     fn encode_images(&self, image: Tensor<4>) -> EncodedImages;
 
+    /// The embeddings of [`Self::encode_images`] alone, `[n, embed_dim]`: for an index, which keeps
+    /// nothing else. Systems override it where they need less work for it.
+    fn embed_images(&self, image: Tensor<4>) -> Option<Tensor<2>> {
+        self.encode_images(image).embed
+    }
+
     /// `input_ids`: `[rows]`, the tokens of all texts one after another, packed as `packing`.
     fn encode_texts(&self, input_ids: Tensor<1, Int>, packing: &Packing) -> EncodedTexts;
 

@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::packing::{Packing, Pairs};
-use crate::layers::{LayerNorm, Linear, l2_normalize, linear, linear_gelu, linear_without_bias};
+use crate::layers::{
+    LayerNorm, Linear, first_token, l2_normalize, linear, linear_gelu, linear_without_bias,
+};
 use crate::objectives::cross_entropy;
 use crate::objectives::itm::{self, Itm, NegativeDraw, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
@@ -28,7 +30,7 @@ use crate::system::{
     EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
 };
 use crate::weights::host_values;
-use encoder::{IMAGE_TYPE, TEXT_LAYER_NORM_EPS, TextBatch, VlmoEncoder, first_token};
+use encoder::{IMAGE_TYPE, TEXT_LAYER_NORM_EPS, TextBatch, VlmoEncoder};
 
 /// How tokens know their places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

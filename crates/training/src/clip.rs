@@ -74,12 +74,12 @@ impl Pretrain for ClipPretrain {
     fn losses(&mut self, batch: &PairBatch, _draw_seed: u64, _alpha: f64) -> StepLosses {
         let input = PairTensors::new(batch, &self.device);
         let model = self.model();
-        let image = model.encode_image(Tensor::from_inner(input.image));
+        let image = model.embed_image(Tensor::from_inner(input.image));
         let text = model.encode_text(
             Tensor::from_inner(input.input_ids),
             Some(Tensor::from_inner(input.attention_mask)),
         );
-        let logits = model.logits(image.embed, text.embed);
+        let logits = model.logits(image, text.embed);
         let targets = match self.objectives.itc_targets {
             ItcTargets::Pair => identity_targets(batch.size, batch.size),
             targets => id_targets(&pair_ids(targets, batch), &[]),

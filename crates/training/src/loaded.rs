@@ -280,7 +280,7 @@ impl LoadedModel {
         images: &[Vec<f32>],
         task: &'static str,
     ) -> Result<Vec<f32>, LoadedError> {
-        self.rows(self.encode_images(images).embed, task)
+        self.rows(self.scorer().embed_images(images), task)
     }
 
     /// Embeddings of cleaned texts, row by row, `[texts, embed_dim]`; at least one. `task` is what

@@ -22,13 +22,21 @@ use crate::tensors::{Inputs, Outputs};
 pub struct ImageSettings {
     /// Sizes.
     vision: VisionTransformerConfig,
+    /// Every token, or the first of each image.
+    all_tokens: bool,
 }
 
-/// A batch of images to tokens after the final LayerNorm.
+/// A batch of images to tokens after the final LayerNorm: all, or the first of each.
 pub struct ImageEncoding {
     model: VisionTransformer,
     image: Tensor<4>,
-    tokens: Option<Tensor<3>>,
+    all_tokens: bool,
+    tokens: Option<Tokens>,
+}
+
+enum Tokens {
+    All(Tensor<3>),
+    First(Tensor<2>),
 }
 
 impl ImageEncoding {
@@ -41,6 +49,7 @@ impl ImageEncoding {
         Ok(Self {
             model: weights::load(empty, &tensors, str::to_owned, |_| true)?,
             image: inputs.tensor("image", &device)?,
+            all_tokens: settings.all_tokens,
             tokens: None,
         })
     }
@@ -48,14 +57,20 @@ impl ImageEncoding {
 
 impl Work for ImageEncoding {
     fn run(&mut self) -> anyhow::Result<()> {
-        self.tokens = Some(self.model.forward(self.image.clone()));
+        let image = self.image.clone();
+        self.tokens = Some(match self.all_tokens {
+            true => Tokens::All(self.model.forward(image)),
+            false => Tokens::First(self.model.forward_first(image)),
+        });
         Ok(())
     }
 
     fn outputs(&self) -> Outputs {
         let mut outputs = Outputs::default();
-        if let Some(tokens) = self.tokens.clone() {
-            outputs.tensor("tokens", tokens);
+        match &self.tokens {
+            Some(Tokens::All(tokens)) => outputs.tensor("tokens", tokens.clone()),
+            Some(Tokens::First(tokens)) => outputs.tensor("tokens", tokens.clone()),
+            None => {}
         }
         outputs
     }

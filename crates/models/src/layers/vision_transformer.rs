@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dropout::DropoutSeed;
 use super::patch_embed::PatchEmbed;
-use super::{LayerNorm, Linear, linear, linear_gelu, mlp};
+use super::{LayerNorm, Linear, attend_first, first_token, linear, linear_gelu, mlp};
 use crate::system::no_multiple;
 
 mod opened;
@@ -100,6 +100,19 @@ impl VisionTransformer {
         self.norm.forward(x)
     }
 
+    /// The first row of [`Self::forward`] of each image, `[batch, width]`, without what the last
+    /// block computes for the others: of 12 blocks 7 % of the work.
+    pub fn forward_first(&self, image: Tensor<4>) -> Tensor<2> {
+        let mut x = self.embed(image);
+        let Some((last, others)) = self.blocks.split_last() else {
+            return self.norm.forward(first_token(&x));
+        };
+        for block in others {
+            x = block.forward(x);
+        }
+        self.norm.forward(last.forward_first(x))
+    }
+
     /// Patch tokens with CLS in front and positions added, `[batch, 1 + patches, width]`.
     pub fn embed(&self, image: Tensor<4>) -> Tensor<3> {
         let patches = self.patch_embed.forward(image);
@@ -143,6 +156,14 @@ impl TransformerBlock {
     /// `x`: `[batch, tokens, width]`; same shape out.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x));
+        x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+
+    /// The first token of [`Self::forward`] alone: `[batch, tokens, width]` to `[batch, width]`.
+    pub fn forward_first(&self, x: Tensor<3>) -> Tensor<2> {
+        let normed = self.norm1.forward(x.clone());
+        let attended = attend_first(&self.attn.qkv, normed, self.attn.heads);
+        let x = first_token(&x) + self.attn.proj.forward(attended);
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
 
@@ -206,8 +227,8 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// `x`: `[batch, tokens, width]`; same shape out.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// `x`: `[.., width]`; same shape out.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         mlp(&self.fc1, &self.fc2, x)
     }
 }

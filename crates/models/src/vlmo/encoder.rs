@@ -13,7 +13,7 @@ use crate::layers::dropout::DropoutSeed;
 use crate::layers::mome_block::{LAYER_NORM_EPS, Modality, MomeBlock, MomeBlockConfig, key_mask};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::relative_position::RelativePositionBias;
-use crate::layers::{LayerNorm, Linear, linear};
+use crate::layers::{LayerNorm, Linear, first_token, linear};
 
 /// Epsilon of the LayerNorms that VLMo takes from BERT.
 pub(super) const TEXT_LAYER_NORM_EPS: f64 = 1e-12;
@@ -379,8 +379,3 @@ impl VlmoEncoder {
 /// Places of the dropout draws that belong to no layer of the main way.
 const EMBEDDING_PLACE: u64 = 1000;
 const BRANCH_PLACE: u64 = 1001;
-
-/// The CLS rows of `[batch, tokens, width]`: `[batch, width]`.
-pub(super) fn first_token(tokens: &Tensor<3>) -> Tensor<2> {
-    tokens.clone().narrow(1, 0, 1).squeeze_dim(1)
-}

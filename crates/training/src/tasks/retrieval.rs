@@ -144,13 +144,25 @@ pub struct Scorer<'a> {
 impl Scorer<'_> {
     /// Encodes prepared images, each `[3, size, size]` as the transform gives them.
     pub fn encode_images(&self, images: &[Vec<f32>]) -> EncodedImages {
-        let side = self.transform.size as usize;
-        let chunks = images.chunks(CHUNK).map(|chunk| {
-            let data = TensorData::new(chunk.concat(), [chunk.len(), 3, side, side]);
-            self.model
-                .encode_images(Tensor::from_data(data, self.device))
-        });
+        let chunks = self
+            .image_chunks(images)
+            .map(|image| self.model.encode_images(image));
         cat_images(chunks.collect())
+    }
+
+    /// The embeddings of [`Self::encode_images`] alone, `[images, embed_dim]`; at least one image.
+    pub fn embed_images(&self, images: &[Vec<f32>]) -> Option<Tensor<2>> {
+        let chunks = self.image_chunks(images);
+        let embed: Option<Vec<_>> = chunks.map(|image| self.model.embed_images(image)).collect();
+        embed.map(|embed| Tensor::cat(embed, 0))
+    }
+
+    fn image_chunks(&self, images: &[Vec<f32>]) -> impl Iterator<Item = Tensor<4>> {
+        let side = self.transform.size as usize;
+        images.chunks(CHUNK).map(move |chunk| {
+            let data = TensorData::new(chunk.concat(), [chunk.len(), 3, side, side]);
+            Tensor::from_data(data, self.device)
+        })
     }
 
     /// Encodes cleaned texts; at least one. Texts of similar length are encoded together; the order
