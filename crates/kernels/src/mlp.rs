@@ -79,7 +79,7 @@ pub trait MlpKernel: FusedMlp {
         weights: [FloatTensor<Self>; 2],
         biases: [FloatTensor<Self>; 2],
     ) -> MlpForward<Self>;
-    /// Gradients in the order of [`Needed`]; those that nobody needs may be absent.
+    /// Gradients of x, weight and bias of fc1, weight and bias of fc2; those not `needed` may be absent.
     fn mlp_backward(
         x: FloatTensor<Self>,
         weights: [FloatTensor<Self>; 2],
