@@ -118,7 +118,7 @@ fn forward_in_place<const FMA: bool>(h: &mut [f32], bias: &[f32]) {
     "x86_64+avx2+fma",
     "aarch64+neon"
 ))]
-fn backward_row(pre_activation: &[f32], grad: &mut [f32], bias_grad: &mut [f32]) {
+fn backward_row(pre_activation: &mut [f32], grad: &mut [f32], bias_grad: &mut [f32]) {
     match_target! {
         "x86_64+avx2+fma" => backward::<true>(pre_activation, grad, bias_grad),
         "aarch64+neon" => backward::<true>(pre_activation, grad, bias_grad),
@@ -127,34 +127,7 @@ fn backward_row(pre_activation: &[f32], grad: &mut [f32], bias_grad: &mut [f32])
 }
 
 #[inline(always)]
-fn backward<const FMA: bool>(pre_activation: &[f32], grad: &mut [f32], bias_grad: &mut [f32]) {
-    for ((g, &x), a) in grad.iter_mut().zip(pre_activation).zip(bias_grad) {
-        let (cdf, e) = vector::normal_cdf::<FMA>(x);
-        let d = *g * vector::multiply_add::<FMA>(x * INV_SQRT_2PI, e, cdf);
-        *g = d;
-        *a += d;
-    }
-}
-
-#[multiversion(targets(
-    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
-    "x86_64+avx2+fma",
-    "aarch64+neon"
-))]
-fn backward_row_with_output(pre_activation: &mut [f32], grad: &mut [f32], bias_grad: &mut [f32]) {
-    match_target! {
-        "x86_64+avx2+fma" => backward_with_output::<true>(pre_activation, grad, bias_grad),
-        "aarch64+neon" => backward_with_output::<true>(pre_activation, grad, bias_grad),
-        _ => backward_with_output::<false>(pre_activation, grad, bias_grad),
-    }
-}
-
-#[inline(always)]
-fn backward_with_output<const FMA: bool>(
-    pre_activation: &mut [f32],
-    grad: &mut [f32],
-    bias_grad: &mut [f32],
-) {
+fn backward<const FMA: bool>(pre_activation: &mut [f32], grad: &mut [f32], bias_grad: &mut [f32]) {
     for ((g, x), a) in grad.iter_mut().zip(pre_activation).zip(bias_grad) {
         let (cdf, e) = vector::normal_cdf::<FMA>(*x);
         let d = *g * vector::multiply_add::<FMA>(*x * INV_SQRT_2PI, e, cdf);
@@ -186,34 +159,16 @@ pub(crate) fn gelu(h: &mut [f32], bias: &[f32]) -> Vec<f32> {
     }
 }
 
-/// The output's gradient becomes that of `pre_activation`, in rows of `n`; returns that of the bias.
-pub(crate) fn gelu_backward(pre_activation: &[f32], grad: &mut [f32], n: usize) -> Vec<f32> {
-    let rows = grad
-        .par_chunks_mut(ROWS_PER_TASK * n)
-        .zip(pre_activation.par_chunks(ROWS_PER_TASK * n));
-    let parts = rows.map(|(grad, pre_activation)| {
-        let mut sum = vec![0.0; n];
-        for (g, x) in grad.chunks_mut(n).zip(pre_activation.chunks(n)) {
-            backward_row(x, g, &mut sum);
-        }
-        sum
-    });
-    vector::add_up(parts.collect(), n)
-}
-
-/// As [`gelu_backward`]; `pre_activation` becomes the output.
-pub(crate) fn gelu_backward_with_output(
-    pre_activation: &mut [f32],
-    grad: &mut [f32],
-    n: usize,
-) -> Vec<f32> {
+/// The output's gradient becomes that of `pre_activation`, in rows of `n`, and `pre_activation` the
+/// output; returns the gradient of the bias.
+pub(crate) fn gelu_backward(pre_activation: &mut [f32], grad: &mut [f32], n: usize) -> Vec<f32> {
     let rows = grad
         .par_chunks_mut(ROWS_PER_TASK * n)
         .zip(pre_activation.par_chunks_mut(ROWS_PER_TASK * n));
     let parts = rows.map(|(grad, pre_activation)| {
         let mut sum = vec![0.0; n];
         for (g, x) in grad.chunks_mut(n).zip(pre_activation.chunks_mut(n)) {
-            backward_row_with_output(x, g, &mut sum);
+            backward_row(x, g, &mut sum);
         }
         sum
     });
@@ -245,9 +200,12 @@ impl BiasGeluKernel for Flex {
     fn bias_gelu_backward(pre_activation: FlexTensor, grad: FlexTensor) -> BiasGeluGrads<Flex> {
         let shape = pre_activation.shape();
         let n = shape[shape.num_dims() - 1];
-        let pre_activation = pre_activation.to_contiguous();
-        let mut grad = owned(grad);
-        let bias = gelu_backward(elements(&pre_activation), grad.storage_mut::<f32>(), n);
+        let (mut pre_activation, mut grad) = (owned(pre_activation), owned(grad));
+        let bias = gelu_backward(
+            pre_activation.storage_mut::<f32>(),
+            grad.storage_mut::<f32>(),
+            n,
+        );
         BiasGeluGrads {
             h: grad,
             bias: from_vec(bias, Shape::new([n])),

@@ -11,7 +11,7 @@ use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
 use crate::flex::{elements, from_vec, leading, owned, with_last};
-use crate::gelu::{bias_gelu_plain, gelu, gelu_backward, gelu_backward_with_output, gelu_in_place};
+use crate::gelu::{bias_gelu_plain, gelu, gelu_backward, gelu_in_place};
 use crate::linear::linear_plain;
 use crate::product::{Matrix, column_sums, product};
 
@@ -199,12 +199,7 @@ impl MlpKernel for Flex {
             &[],
         );
         let mut pre_activation = owned(pre_activation);
-        let dbias1 = if needs_weight2 {
-            let activation = pre_activation.storage_mut::<f32>();
-            gelu_backward_with_output(activation, &mut dhidden, hidden)
-        } else {
-            gelu_backward(elements(&pre_activation), &mut dhidden, hidden)
-        };
+        let dbias1 = gelu_backward(pre_activation.storage_mut::<f32>(), &mut dhidden, hidden);
         let activation = Matrix::new(elements(&pre_activation), rows, hidden);
         let dh = Matrix::new(&dhidden, rows, hidden);
         let (dweight2, (dweight1, dx)) = rayon::join(

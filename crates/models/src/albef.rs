@@ -242,11 +242,7 @@ impl AlbefEncoders {
         dropout: Option<DropoutSeed>,
     ) -> Tensor<2> {
         let bert = &self.text_encoder;
-        let (text_dropout, fusion_dropout) = (dropout.map(|d| d.at(0)), dropout.map(|d| d.at(1)));
-        let text = bert.text_rows(masked_input_ids, packing, &Asked::All, text_dropout);
-        let pairs = Pairs::own(packing.texts());
-        let fused = bert.fusion_rows(text, packing, &pairs, image, asked, fusion_dropout);
-        bert.mlm_logits(fused)
+        bert.mlm_logits(bert.multi_modal_rows(masked_input_ids, packing, image, asked, dropout))
     }
 }
 

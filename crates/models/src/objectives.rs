@@ -39,12 +39,5 @@ pub fn distilled_cross_entropy(
     teacher: Option<Tensor<2>>,
     alpha: f64,
 ) -> Tensor<1> {
-    let hard = cross_entropy(logits.clone(), targets);
-    match teacher {
-        Some(teacher) if alpha > 0.0 => {
-            let soft = soft_cross_entropy(logits, activation::softmax(teacher, 1));
-            hard.mul_scalar(1.0 - alpha) + soft.mul_scalar(alpha)
-        }
-        _ => hard,
-    }
+    lm::token_losses(logits, targets, teacher, alpha).mean()
 }

@@ -50,11 +50,20 @@ pub fn albef_name(path: &str) -> String {
 /// Official name of a parameter of the momentum copy: as [`albef_name`], with `_m` on the
 /// module.
 pub fn albef_momentum_name(path: &str) -> String {
-    let name = albef_name(path);
+    of_momentum(albef_name(path))
+}
+
+/// An official name with `_m` on the module.
+fn of_momentum(name: String) -> String {
     match name.split_once('.') {
         Some((module, rest)) => format!("{module}_m.{rest}"),
         None => format!("{name}_m"),
     }
+}
+
+/// Whether an official name in an ALBEF checkpoint is one of the momentum copy's.
+pub fn is_momentum(name: &str) -> bool {
+    name.split('.').next().is_some_and(|m| m.ends_with("_m"))
 }
 
 /// Official name (`models/xbert.py`, after Hugging Face's BERT) of a path in

@@ -111,8 +111,13 @@ impl Pretrain for AlbefPretrain {
         )?;
         let empty = config.init_encoders(device);
         let teacher = match tensors {
-            Some(tensors) if tensors.keys().any(|name| is_momentum(name)) => {
-                weights::load(empty, tensors, weights::albef_momentum_name, is_momentum)?
+            Some(tensors) if tensors.keys().any(|name| weights::is_momentum(name)) => {
+                weights::load(
+                    empty,
+                    tensors,
+                    weights::albef_momentum_name,
+                    weights::is_momentum,
+                )?
             }
             _ => momentum::update(empty, &model.encoders, 0.0),
         };
@@ -256,16 +261,7 @@ impl Pretrain for AlbefPretrain {
 
 /// Names of the model's own tensors in a checkpoint.
 pub fn is_model(name: &str) -> bool {
-    !is_momentum(name) && !name.starts_with("optimizer.") && !name.ends_with("_queue")
-}
-
-/// Names of the momentum copy's tensors in a checkpoint.
-pub fn is_momentum(name: &str) -> bool {
-    !name.starts_with("optimizer.")
-        && name
-            .split('.')
-            .next()
-            .is_some_and(|module| module.ends_with("_m"))
+    !weights::is_momentum(name) && !name.starts_with("optimizer.") && !name.ends_with("_queue")
 }
 
 fn to_tensor(tensor: &HostTensor, device: &Device) -> Tensor<2> {

@@ -6,7 +6,7 @@ use fitup_data::loader::Part;
 use fitup_models::system::{MaskedWords, System};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 
-use crate::albef::{is_model, is_momentum};
+use crate::albef::is_model;
 use crate::recipe::{Recipe, SystemKind};
 
 /// A system in use, and its momentum copy where it has one.
@@ -30,14 +30,14 @@ pub fn open(
         SystemKind::Albef => {
             let config = recipe.model.albef();
             let model = weights::load(config.init(device), tensors, weights::albef_name, is_model)?;
-            let momentum = match tensors.keys().any(|name| is_momentum(name)) {
+            let momentum = match tensors.keys().any(|name| weights::is_momentum(name)) {
                 false => None,
                 true => {
                     let encoders = weights::load(
                         config.init_encoders(device),
                         tensors,
                         weights::albef_momentum_name,
-                        is_momentum,
+                        weights::is_momentum,
                     )?;
                     Some(Box::new(encoders) as Box<dyn MaskedWords>)
                 }

@@ -1,5 +1,5 @@
 //! Five recorded training steps of the original ALBEF, and six of both AdamW variants: losses,
-//! temperature, weights, momentum weights and queue. A failing comparison names the first tensor
+//! temperature, weights, momentum weights and queue; the scores of its evaluation of retrieval. A failing comparison names the first tensor
 //! that differs.
 
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -12,15 +12,19 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use fitup_data::text::Tokenizer;
 use fitup_data::text::tokenizer::SPECIAL_TOKENS;
+use fitup_index::ScoreMatrix;
 use fitup_models::albef::{NegativeDraw, PretrainBatch};
+use fitup_models::layers::packing::Packing;
 use fitup_models::objectives::itc::PairId;
 use fitup_models::objectives::itm::Negatives;
 use fitup_models::objectives::mlm::MaskedPositions;
-use fitup_models::weights::TensorMap;
-use fitup_training::albef::AlbefPretrain;
+use fitup_models::system::System;
+use fitup_models::weights::{self, TensorMap};
+use fitup_training::albef::{AlbefPretrain, is_model};
 use fitup_training::optimizer::{AdamW, AdamWOrder, OptimizerConfig};
 use fitup_training::parameter_groups::ParameterGroup;
 use fitup_training::recipe::Recipe;
+use fitup_training::tasks::retrieval::{Ranking, Rerank};
 use fitup_training::trainer::Pretrain;
 use safetensors::{Dtype, SafeTensors};
 
@@ -39,7 +43,11 @@ fn floats(name: &str) -> TensorMap {
 }
 
 fn ints(name: &str) -> BTreeMap<String, (Vec<usize>, Vec<i64>)> {
-    let bytes = std::fs::read(golden(name)).unwrap();
+    ints_of(&golden(name))
+}
+
+fn ints_of(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<i64>)> {
+    let bytes = std::fs::read(path).unwrap();
     SafeTensors::deserialize(&bytes)
         .unwrap()
         .iter()
@@ -116,6 +124,50 @@ kind = "constant"
 lr = 1e-3
 epochs = 1
 "#;
+
+/// The sizes of the recorded evaluation: those of the recipe, but for the image.
+#[test]
+fn retrieval_scores() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/golden");
+    let info = std::fs::read(folder.join("albef_retrieval.json")).unwrap();
+    let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
+    let file = folder.join("albef_retrieval.safetensors");
+    let (tensors, ints) = (weights::read(&file).unwrap().0, ints_of(&file));
+    let size = ["model.albef.vision.image_size=64".to_owned()];
+    let recipe = Recipe::parse(RECIPE, "test", &size).unwrap();
+    let device = Device::flex();
+    let empty = recipe.model.albef().init_retrieval(&device);
+    let state = strip(&tensors, "state.");
+    let model = weights::load(empty, &state, weights::albef_task_name, is_model).unwrap();
+    let image = &tensors["in.eval_image"];
+    let image = TensorData::new(image.values.clone(), image.shape.clone());
+    let images = model.encode_images(Tensor::from_data(image, &device));
+    let int = |name: &str| {
+        let (shape, values) = ints[name].clone();
+        Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
+    };
+    let packing = Packing::from_mask(int("in.eval_attention_mask"));
+    let texts = model.encode_texts(packing.pack(int("in.eval_input_ids")), &packing);
+    let cosines = images.embed.clone().unwrap();
+    let cosines = cosines.matmul(texts.embed.clone().unwrap().transpose());
+    let cosines = weights::host_values(cosines);
+    assert_close("cosines", &cosines, &tensors["out.eval_sims"].values, 1e-4);
+
+    let i2t = ScoreMatrix::new(cosines, packing.texts());
+    let rerank = Rerank {
+        logit_scale: model.logit_scale(),
+        matching: model.matching().unwrap(),
+        ranking: Ranking::Matching,
+        k: info["config"]["k_test"].as_u64().unwrap() as usize,
+    };
+    let t2i = i2t.transposed();
+    let both = rerank.run(&images, &texts, (&i2t, &t2i), &mut |_, _, _| {});
+    let (i2t, t2i) = both.unwrap();
+    // Pairs that were not matched hold -100.
+    for (name, got) in [("out.eval_scores_i2t", i2t), ("out.eval_scores_t2i", t2i)] {
+        assert_close(name, got.values(), &tensors[name].values, 1e-4);
+    }
+}
 
 #[test]
 fn five_training_steps() {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use fitup_data::loader::Part;
 use fitup_models::weights::{self, Precision, TensorMap};
-use fitup_training::albef::{is_model, is_momentum};
+use fitup_training::albef::is_model;
 use fitup_training::checkpoint::{self, Checkpoint};
 use serde_json::{Value, json};
 
@@ -94,7 +94,7 @@ fn inspect(args: &Inspect, output: Output) -> Result<()> {
         .with_context(|| path.display().to_string())?
         .len();
     let parameters = count(&tensors, is_model);
-    let momentum = count(&tensors, is_momentum);
+    let momentum = count(&tensors, weights::is_momentum);
     let optimizer = count(&tensors, |name| name.starts_with("optimizer."));
     let mut text = String::new();
     let mut line = |name: &str, value: String| writeln!(text, "{name:<14}{value}");

@@ -8,7 +8,7 @@ use super::AlbefConfig;
 use crate::layers::bert::{Bert, ImageTokens};
 use crate::layers::class_head::ClassHead;
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::packing::{Asked, Packing, Pairs};
+use crate::layers::packing::{Asked, Packing};
 use crate::layers::vision_transformer::VisionTransformer;
 use crate::objectives::distilled_cross_entropy;
 
@@ -61,6 +61,25 @@ pub struct Classified {
     pub loss: Tensor<1>,
 }
 
+impl Classified {
+    /// From logits on an autodiff device; `teacher` and `labels` are on the device below it. `alpha`:
+    /// share of the teacher, `[0, 1]`.
+    pub(super) fn new(
+        logits: Tensor<2>,
+        teacher: Option<Tensor<2>>,
+        labels: Tensor<1, Int>,
+        alpha: f64,
+    ) -> Self {
+        let soft = teacher.clone().map(Tensor::from_inner);
+        let labels = Tensor::from_inner(labels);
+        Self {
+            loss: distilled_cross_entropy(logits.clone(), labels, soft, alpha),
+            logits,
+            teacher,
+        }
+    }
+}
+
 impl AlbefEntailment {
     /// Logits of [`CLASSES`], `[batch, 3]`. `image`: `[batch, 3, image_size, image_size]`,
     /// normalised; `input_ids`: `[rows]`, packed as `packing`, text `i` beside image `i`.
@@ -76,10 +95,7 @@ impl AlbefEntailment {
             tokens: self.visual_encoder.forward(image),
             mask: None,
         }]);
-        let (text_dropout, fusion_dropout) = (dropout.map(|d| d.at(0)), dropout.map(|d| d.at(1)));
-        let text = bert.text_rows(input_ids, packing, &Asked::All, text_dropout);
-        let pairs = Pairs::own(packing.texts());
-        let fused = bert.fusion_rows(text, packing, &pairs, &image, &Asked::First, fusion_dropout);
+        let fused = bert.multi_modal_rows(input_ids, packing, &image, &Asked::First, dropout);
         self.cls_head.forward(fused)
     }
 
@@ -104,12 +120,6 @@ impl AlbefEntailment {
         );
         let teacher = momentum.filter(|_| alpha > 0.0);
         let teacher = teacher.map(|m| m.forward(batch.image.clone(), ids, &packing, None));
-        let labels = Tensor::from_inner(batch.labels.clone());
-        let soft = teacher.clone().map(Tensor::from_inner);
-        Classified {
-            loss: distilled_cross_entropy(logits.clone(), labels, soft, alpha),
-            logits,
-            teacher,
-        }
+        Classified::new(logits, teacher, batch.labels.clone(), alpha)
     }
 }

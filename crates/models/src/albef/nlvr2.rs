@@ -16,9 +16,8 @@ use super::entailment::Classified;
 use crate::layers::bert::{Bert, ImageTokens};
 use crate::layers::class_head::ClassHead;
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::packing::{Asked, Packing, Pairs};
+use crate::layers::packing::{Asked, Packing};
 use crate::layers::vision_transformer::VisionTransformer;
-use crate::objectives::distilled_cross_entropy;
 
 /// The model; the momentum model is a copy of all of it.
 #[derive(Module, Debug)]
@@ -72,7 +71,9 @@ impl AlbefNlvr2 {
             tokens: tokens.clone().narrow(0, start, batch),
             mask: None,
         });
-        let fused = fused_with_two(&self.text_encoder, images, input_ids, packing, dropout);
+        let bert = &self.text_encoder;
+        let images = bert.image_keys_values(&images);
+        let fused = bert.multi_modal_rows(input_ids, packing, &images, &Asked::First, dropout);
         self.cls_head.forward(fused)
     }
 
@@ -93,35 +94,6 @@ impl AlbefNlvr2 {
         let logits = self.forward(images, own_ids, &packing, dropout);
         let teacher = momentum.filter(|_| alpha > 0.0);
         let teacher = teacher.map(|m| m.forward(batch.images.clone(), ids, &packing, None));
-        let labels = Tensor::from_inner(batch.labels.clone());
-        let soft = teacher.clone().map(Tensor::from_inner);
-        Classified {
-            loss: distilled_cross_entropy(logits.clone(), labels, soft, alpha),
-            logits,
-            teacher,
-        }
+        Classified::new(logits, teacher, batch.labels.clone(), alpha)
     }
-}
-
-/// The fused CLS of texts that each meet two images, `[texts, hidden_size]`. `images`: `texts`
-/// images each; `input_ids`: `[rows]`, packed as `packing`.
-pub(super) fn fused_with_two(
-    bert: &Bert,
-    images: [ImageTokens; 2],
-    input_ids: Tensor<1, Int>,
-    packing: &Packing,
-    dropout: Option<DropoutSeed>,
-) -> Tensor<2> {
-    let images = bert.image_keys_values(&images);
-    let (text_dropout, fusion_dropout) = (dropout.map(|d| d.at(0)), dropout.map(|d| d.at(1)));
-    let text = bert.text_rows(input_ids, packing, &Asked::All, text_dropout);
-    let pairs = Pairs::own(packing.texts());
-    bert.fusion_rows(
-        text,
-        packing,
-        &pairs,
-        &images,
-        &Asked::First,
-        fusion_dropout,
-    )
 }

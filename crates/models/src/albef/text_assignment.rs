@@ -6,11 +6,10 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Int, Tensor};
 use fitup_kernels::attention::row_index;
 
-use super::nlvr2::fused_with_two;
 use super::{AlbefConfig, first_token, int_vector};
 use crate::layers::bert::{Bert, ImageTokens};
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::packing::Packing;
+use crate::layers::packing::{Asked, Packing};
 use crate::layers::vision_transformer::VisionTransformer;
 use crate::layers::{Linear, l2_normalize, linear};
 use crate::objectives::assignment::{Assignment, AssignmentDraw};
@@ -120,7 +119,9 @@ impl AlbefTextAssignment {
         });
         let packing = Packing::from_mask(batch.attention_mask.clone());
         let ids = Tensor::<1, Int>::from_inner(packing.pack(batch.input_ids.clone()));
-        let fused = fused_with_two(&self.text_encoder, images, ids, &packing, dropout);
+        let bert = &self.text_encoder;
+        let images = bert.image_keys_values(&images);
+        let fused = bert.multi_modal_rows(ids, &packing, &images, &Asked::First, dropout);
         let logits = self.ta_head.forward(fused);
         let labels = int_vector(&assignment.labels(), &logits.device());
         AssignmentOutput {

@@ -9,7 +9,7 @@ use fitup_kernels::attention::row_index;
 use super::AlbefConfig;
 use crate::layers::bert::{Bert, BertConfig, ImageTokens, SourceKeysValues};
 use crate::layers::dropout::DropoutSeed;
-use crate::layers::packing::{Asked, Packing, Pairs};
+use crate::layers::packing::{Asked, Packing};
 use crate::layers::vision_transformer::VisionTransformer;
 use crate::objectives::lm;
 
@@ -102,11 +102,8 @@ impl AlbefVqa {
             tokens: self.visual_encoder.forward(image),
             mask: None,
         }]);
-        let (text_dropout, fusion_dropout) = (dropout.map(|d| d.at(0)), dropout.map(|d| d.at(1)));
-        let text = bert.text_rows(input_ids, packing, &Asked::All, text_dropout);
-        let pairs = Pairs::own(packing.texts());
         QuestionStates {
-            states: bert.fusion_rows(text, packing, &pairs, &image, &Asked::All, fusion_dropout),
+            states: bert.multi_modal_rows(input_ids, packing, &image, &Asked::All, dropout),
             packing: packing.clone(),
         }
     }

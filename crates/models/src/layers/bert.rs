@@ -281,6 +281,23 @@ impl Bert {
         self.through(layers, text_tokens, packing, meeting, asked, dropout)
     }
 
+    /// Texts beside one image each (or NLVR2's two) through all layers, without padding.
+    /// `input_ids`: `[rows]`, packed as `packing`, text `i` beside image `i` of `image`; returns the
+    /// rows that `asked` names, `[asked rows, hidden_size]`.
+    pub fn multi_modal_rows(
+        &self,
+        input_ids: Tensor<1, Int>,
+        packing: &Packing,
+        image: &ImageKeysValues,
+        asked: &Asked,
+        dropout: Option<DropoutSeed>,
+    ) -> Tensor<2> {
+        let (text_dropout, fusion_dropout) = (dropout.map(|d| d.at(0)), dropout.map(|d| d.at(1)));
+        let text = self.text_rows(input_ids, packing, &Asked::All, text_dropout);
+        let pairs = Pairs::own(packing.texts());
+        self.fusion_rows(text, packing, &pairs, image, asked, fusion_dropout)
+    }
+
     /// Rows through some of the layers. What the result does not need is not computed: texts are
     /// repeated for their pairs only after the first self-attention, which is the same in all of
     /// them, and the last layer has the asked rows alone for queries.

@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::initial::InitialReport;
-use super::{TensorMap, WeightsError, albef_name, bert_name, fit_positions, is_redundant};
+use super::{
+    TensorMap, WeightsError, albef_name, bert_name, fit_positions, is_momentum, is_redundant,
+    of_momentum,
+};
 
 /// A model that starts from a pre-trained ALBEF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +41,7 @@ pub fn albef_task_name(path: &str) -> String {
 /// Official name of a parameter of the momentum copy: as [`albef_task_name`], with `_m` on the
 /// module.
 pub fn albef_task_momentum_name(path: &str) -> String {
-    let name = albef_task_name(path);
-    match name.split_once('.') {
-        Some((module, rest)) => format!("{module}_m.{rest}"),
-        None => format!("{name}_m"),
-    }
+    of_momentum(albef_task_name(path))
 }
 
 /// A parameter of a numbered layer: (`text_encoder.encoder.layer.`, 7, `output.dense.bias`).
@@ -226,10 +225,6 @@ fn places(task: AlbefTask, from: &str, fusion: &BTreeMap<String, usize>) -> Vec<
         }
         _ => vec![encoder],
     }
-}
-
-fn is_momentum(name: &str) -> bool {
-    name.split('.').next().is_some_and(|m| m.ends_with("_m"))
 }
 
 /// Heads that no earlier stage has.

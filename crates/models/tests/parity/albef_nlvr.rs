@@ -10,7 +10,7 @@ use fitup_models::objectives::assignment::{Assignment, AssignmentDraw};
 use fitup_models::weights;
 
 use crate::albef_pretrain::config;
-use crate::albef_tasks::with_momentum;
+use crate::albef_tasks::{assert_task_gradients, with_momentum};
 use crate::golden::Golden;
 
 fn models(golden: &Golden) -> (AlbefNlvr2, AlbefNlvr2) {
@@ -40,9 +40,7 @@ fn loss_and_gradients() {
     golden.assert_output("out.logits", out.logits);
     golden.assert_output("out.logits_m", out.teacher.unwrap());
     golden.assert_output("out.loss", out.loss.clone());
-    let gradients = out.loss.backward();
-    let found = weights::export_gradients(&model, &gradients, weights::albef_task_name);
-    golden.assert_gradients(&found);
+    assert_task_gradients(&golden, &model, out.loss);
 }
 
 #[test]

@@ -32,17 +32,13 @@ pub fn config(golden: &Golden) -> AlbefConfig {
     }
 }
 
-pub fn is_momentum(name: &str) -> bool {
-    name.split('.').next().is_some_and(|m| m.ends_with("_m"))
-}
-
 fn model(golden: &Golden, device: &Device) -> Albef {
     let state = golden.group("state.");
     weights::load(
         config(golden).init(device),
         &state,
         weights::albef_name,
-        |name| !is_momentum(name) && !name.ends_with("_queue"),
+        |name| !weights::is_momentum(name) && !name.ends_with("_queue"),
     )
     .unwrap()
 }
@@ -51,7 +47,13 @@ fn model(golden: &Golden, device: &Device) -> Albef {
 fn momentum(golden: &Golden, device: &Device) -> AlbefEncoders {
     let state = golden.group("out.state.");
     let empty = config(golden).init_encoders(device);
-    weights::load(empty, &state, weights::albef_momentum_name, is_momentum).unwrap()
+    weights::load(
+        empty,
+        &state,
+        weights::albef_momentum_name,
+        weights::is_momentum,
+    )
+    .unwrap()
 }
 
 fn batch(golden: &Golden, device: &Device) -> PretrainBatch {
@@ -209,7 +211,7 @@ fn a_missing_an_unexpected_and_a_mis_shaped_tensor_are_named() {
         config(&golden).init(&device),
         &state,
         weights::albef_name,
-        |name| !is_momentum(name) && !name.ends_with("_queue"),
+        |name| !weights::is_momentum(name) && !name.ends_with("_queue"),
     )
     .unwrap_err()
     .to_string();

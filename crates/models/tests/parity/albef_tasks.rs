@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use fitup_models::albef::AlbefConfig;
 use fitup_models::layers::bert::BertConfig;
+use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::layers::vision_transformer::VisionTransformerConfig;
 use fitup_models::weights::{self, AlbefTask, TensorMap, start_albef};
 use serde_json::json;
 
-use crate::albef_pretrain::{config, is_momentum};
+use crate::albef_pretrain::config;
 use crate::golden::{Golden, assert_close};
 
 /// A model and its momentum copy after this step's update, each loaded strictly. `ours`: what makes
@@ -25,15 +26,38 @@ pub fn with_momentum<M: Module>(
         init(&plain.clone().autodiff()),
         &ours(golden.group("state.")),
         weights::albef_task_name,
-        |name| !is_momentum(name),
+        |name| !weights::is_momentum(name),
     );
     let momentum = weights::load(
         init(&plain),
         &ours(golden.group("out.state.")),
         weights::albef_task_momentum_name,
-        is_momentum,
+        weights::is_momentum,
     );
     (model.unwrap(), momentum.unwrap())
+}
+
+/// Gradients of a fine-tuned model's loss equal the recorded ones.
+pub fn assert_task_gradients<M: Module>(golden: &Golden, model: &M, loss: Tensor<1>) {
+    let gradients = loss.backward();
+    let found = weights::export_gradients(model, &gradients, weights::albef_task_name);
+    golden.assert_gradients(&found);
+}
+
+/// One seed gives one loss, another another. `loss`: with the dropout of a seed, or without.
+pub fn assert_follows_dropout(loss: impl Fn(Option<DropoutSeed>) -> Tensor<1>) {
+    let loss = |seed: Option<u64>| loss(seed.map(DropoutSeed::new)).into_scalar::<f32>();
+    assert_eq!(loss(Some(1)), loss(Some(1)));
+    assert_ne!(loss(Some(1)), loss(Some(2)));
+    assert_ne!(loss(Some(1)), loss(None));
+}
+
+/// The recorded sizes with the authors' dropout.
+pub fn with_dropout(golden: &Golden) -> AlbefConfig {
+    let mut config = config(golden);
+    config.text.hidden_dropout_prob = 0.1;
+    config.text.attention_probs_dropout_prob = 0.1;
+    config
 }
 
 #[test]
@@ -61,7 +85,7 @@ fn exports_give_back_the_official_states() {
 /// Every official tensor but buffers, tied copies and the momentum model's, to the bit.
 fn same_as_recorded(golden: &Golden, exported: TensorMap) {
     let mut state = golden.group("state.");
-    state.retain(|name, _| !is_momentum(name) && !weights::is_redundant(name));
+    state.retain(|name, _| !weights::is_momentum(name) && !weights::is_redundant(name));
     let names = |map: &TensorMap| map.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&exported), names(&state));
     for (name, tensor) in &exported {
@@ -117,7 +141,7 @@ fn question_answering_starts_from_pre_training() {
     // The whole loads strictly.
     let empty = config(&golden).init_vqa(&Device::flex());
     weights::load(empty, &tensors, weights::albef_task_name, |name| {
-        !is_momentum(name)
+        !weights::is_momentum(name)
     })
     .unwrap();
 }
@@ -190,12 +214,12 @@ fn two_image_models_start_from_copies_of_each_fusion_layer() {
         report
             .fresh
             .iter()
-            .all(|n| is_momentum(n) || n.starts_with("cls_head."))
+            .all(|n| weights::is_momentum(n) || n.starts_with("cls_head."))
     );
     let (from_pairs, report) = start_albef(AlbefTask::Nlvr2, nlvr2, state).unwrap();
     assert_eq!(report.fresh.len(), 8);
     for (name, tensor) in &from_pairs {
-        if !is_momentum(name) && !name.starts_with("cls_head.") {
+        if !weights::is_momentum(name) && !name.starts_with("cls_head.") {
             assert_eq!(tensor, &from_assigned[name], "{name}");
         }
     }

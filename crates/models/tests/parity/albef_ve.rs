@@ -1,12 +1,12 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use fitup_models::albef::entailment::{AlbefEntailment, EntailmentBatch};
-use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::layers::packing::Packing;
-use fitup_models::weights;
 
 use crate::albef_pretrain::config;
-use crate::albef_tasks::with_momentum;
+use crate::albef_tasks::{
+    assert_follows_dropout, assert_task_gradients, with_dropout, with_momentum,
+};
 use crate::golden::Golden;
 
 fn batch(golden: &Golden, device: &Device) -> EntailmentBatch {
@@ -35,9 +35,7 @@ fn loss_and_gradients() {
     golden.assert_output("out.logits", out.logits);
     golden.assert_output("out.logits_m", out.teacher.unwrap());
     golden.assert_output("out.loss", out.loss.clone());
-    let gradients = out.loss.backward();
-    let found = weights::export_gradients(&model, &gradients, weights::albef_task_name);
-    golden.assert_gradients(&found);
+    assert_task_gradients(&golden, &model, out.loss);
 }
 
 #[test]
@@ -58,20 +56,9 @@ fn without_distillation() {
 #[test]
 fn dropout_follows_its_seed() {
     let golden = Golden::load("albef_ve");
-    let mut config = config(&golden);
-    config.text.hidden_dropout_prob = 0.1;
-    config.text.attention_probs_dropout_prob = 0.1;
+    let config = with_dropout(&golden);
     let init = |device: &Device| config.init_entailment(device);
     let (model, _) = with_momentum(&golden, |state| state, init);
     let batch = batch(&golden, &Device::flex());
-    let loss = |seed: Option<u64>| {
-        let dropout = seed.map(DropoutSeed::new);
-        model
-            .loss(None, &batch, 0.0, dropout)
-            .loss
-            .into_scalar::<f32>()
-    };
-    assert_eq!(loss(Some(1)), loss(Some(1)));
-    assert_ne!(loss(Some(1)), loss(Some(2)));
-    assert_ne!(loss(Some(1)), loss(None));
+    assert_follows_dropout(|dropout| model.loss(None, &batch, 0.0, dropout).loss);
 }

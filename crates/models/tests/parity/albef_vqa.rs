@@ -4,12 +4,13 @@ use fitup_models::albef::vqa::{
     AlbefVqa, FirstToken, Generation, QuestionStates, RankedAnswer, VqaBatch,
 };
 use fitup_models::layers::bert::DecoderState;
-use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::layers::packing::Packing;
-use fitup_models::weights::{self, host_values};
+use fitup_models::weights::host_values;
 
 use crate::albef_pretrain::config;
-use crate::albef_tasks::with_momentum;
+use crate::albef_tasks::{
+    assert_follows_dropout, assert_task_gradients, with_dropout, with_momentum,
+};
 use crate::golden::{Golden, assert_close, field, magnitude};
 
 fn models(golden: &Golden) -> (AlbefVqa, AlbefVqa) {
@@ -62,9 +63,7 @@ fn loss_and_gradients() {
     let out = model.loss(Some(&momentum), &batch, 0.4, None);
     golden.assert_output("out.answer_losses", out.answer_losses);
     golden.assert_output("out.loss", out.loss.clone());
-    let gradients = out.loss.backward();
-    let found = weights::export_gradients(&model, &gradients, weights::albef_task_name);
-    golden.assert_gradients(&found);
+    assert_task_gradients(&golden, &model, out.loss);
 }
 
 #[test]
@@ -221,22 +220,11 @@ fn a_list_shorter_than_k_is_ranked_whole() {
 #[test]
 fn dropout_follows_its_seed() {
     let golden = Golden::load("albef_vqa");
-    let mut config = config(&golden);
-    config.text.hidden_dropout_prob = 0.1;
-    config.text.attention_probs_dropout_prob = 0.1;
+    let config = with_dropout(&golden);
     let init = |device: &Device| config.init_vqa(device);
     let (model, _) = with_momentum(&golden, |state| state, init);
     let batch = batch(&golden, &Device::flex());
-    let loss = |seed: Option<u64>| {
-        let dropout = seed.map(DropoutSeed::new);
-        model
-            .loss(None, &batch, 0.0, dropout)
-            .loss
-            .into_scalar::<f32>()
-    };
-    assert_eq!(loss(Some(1)), loss(Some(1)));
-    assert_ne!(loss(Some(1)), loss(Some(2)));
-    assert_ne!(loss(Some(1)), loss(None));
+    assert_follows_dropout(|dropout| model.loss(None, &batch, 0.0, dropout).loss);
 }
 
 #[test]

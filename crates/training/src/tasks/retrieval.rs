@@ -311,7 +311,7 @@ pub fn evaluate(
         None => None,
         Some(matching) => {
             let rerank = Rerank {
-                scorer,
+                logit_scale: scorer.model.logit_scale(),
                 matching,
                 ranking: settings.ranking,
                 k,
@@ -343,17 +343,26 @@ pub fn evaluate(
 }
 
 /// Second step of ALBEF's ranking.
-struct Rerank<'a> {
-    scorer: &'a Scorer<'a>,
-    matching: &'a dyn Matching,
-    ranking: Ranking,
-    k: usize,
+#[derive(Clone, Copy)]
+pub struct Rerank<'a> {
+    /// What cosines are multiplied by to become contrastive logits.
+    pub logit_scale: f32,
+    /// Scores a pair.
+    pub matching: &'a dyn Matching,
+    /// By what a candidate is ranked.
+    pub ranking: Ranking,
+    /// Candidates of an image, and of a text.
+    pub k: usize,
 }
 
 impl Rerank<'_> {
-    /// Both ways. The pairs that either direction asks for are scored image by image, each pair
+    /// Both ways: the final scores `[images, texts]` and `[texts, images]`, from the cosines of the
+    /// same shapes. The pairs that either direction asks for are scored image by image, each pair
     /// once.
-    fn run(
+    ///
+    /// # Errors
+    /// [`RetrievalError::Rescore`] when a score cannot rank.
+    pub fn run(
         &self,
         images: &EncodedImages,
         texts: &EncodedTexts,
@@ -362,7 +371,6 @@ impl Rerank<'_> {
     ) -> Result<(ScoreMatrix, ScoreMatrix), RetrievalError> {
         let k = self.k;
         let (of_images, of_texts) = (candidates(i2t, k), candidates(t2i, k));
-        let scale = self.scorer.model.logit_scale();
         let mut wanted: Vec<BTreeSet<usize>> = of_images
             .iter()
             .map(|texts| texts.iter().copied().collect())
@@ -387,7 +395,7 @@ impl Rerank<'_> {
             let found = chosen.iter().zip(found).map(|(text, [no, yes])| {
                 let score = match self.ranking {
                     Ranking::Matching => yes,
-                    Ranking::Both => yes - no + i2t.row(image)[*text] * scale,
+                    Ranking::Both => yes - no + i2t.row(image)[*text] * self.logit_scale,
                 };
                 ((image, *text), score)
             });
