@@ -23,6 +23,7 @@
 //! | `ve.json`, `snli_ve.jsonl` | entailment: ALBEF, SNLI-VE |
 //! | `nlvr.json`, `nlvr2.jsonl` | pairs: ALBEF, NLVR2 |
 //! | `grounding.json`, `dets.json`, `refs.json`, `instances.json` | referring expressions: ALBEF, box proposals, RefCOCO |
+//! | `texts.txt` | every different text, one a line: what a vocabulary is built from |
 //! | `split.json`, `ATTRIBUTION.md` | options and numbers, who drew what |
 
 mod background;

@@ -87,6 +87,10 @@ pub struct DataRecipe {
     /// as many entries as the model has rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<PathBuf>,
+    /// Texts that the vocabulary is built from in place of the training captions, where questions or
+    /// statements with other words are to follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary_from: Option<SourceSpec>,
     /// Pairs per step (per micro-batch where gradients are accumulated).
     pub batch_size: usize,
     /// Threads that decode and augment.
@@ -423,6 +427,10 @@ impl Recipe {
         if self.model.init_text.is_some() && data.vocabulary.is_none() {
             let reason = "needs data.vocabulary, the BERT's vocab.txt: its embeddings belong to it";
             return error("model.init_text", reason.into());
+        }
+        if data.vocabulary.is_some() && data.vocabulary_from.is_some() {
+            let reason = "is not used beside data.vocabulary: leave one of them out";
+            return error("data.vocabulary_from", reason.into());
         }
         let power = self.schedule.power;
         if !(power.is_finite() && power > 0.0) {

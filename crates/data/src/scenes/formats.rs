@@ -7,6 +7,8 @@ mod grounding;
 mod nlvr2;
 mod questions;
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::graph::{Scene, Split};
@@ -65,7 +67,24 @@ pub(super) fn files(annotated: Annotated<'_>) -> Vec<(&'static str, String)> {
     files.extend(entailment::files(annotated));
     files.extend(nlvr2::files(annotated));
     files.extend(grounding::files(annotated));
+    files.push(("texts.txt", sentences(annotated)));
     files
+}
+
+/// Every different text of the split, one a line: what a vocabulary is built from.
+fn sentences(annotated: Annotated<'_>) -> String {
+    let texts = annotated.texts;
+    let captions = texts.captions.iter().flatten().map(|c| &c.text);
+    let questions = texts.questions.iter().flat_map(|q| [&q.text, &q.answer]);
+    let mut seen = HashSet::new();
+    captions
+        .chain(questions)
+        .chain(texts.hypotheses.iter().map(|h| &h.text))
+        .chain(texts.pairs.iter().map(|p| &p.text))
+        .chain(texts.referring.iter().map(|r| &r.text))
+        .filter(|text| seen.insert(text.as_str()))
+        .map(|text| format!("{text}\n"))
+        .collect()
 }
 
 /// What a shard's `key.json` says of a scene.

@@ -9,7 +9,7 @@ use super::generate::ScenesError;
 use super::graph::Split;
 
 /// Raised when the same options give other files.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use fitup_data::loader::Part;
-use fitup_data::sources::Source;
+use fitup_data::sources::{self, Source};
 use fitup_data::text::{Tokenizer, build_vocabulary, pre_caption};
 use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, TensorMap, WeightsError};
@@ -144,7 +144,10 @@ pub(super) fn vocabulary(
             }
         }
         (None, Some(initial)) => Ok(initial.to_vec()),
-        (None, None) => Ok(built(recipe, source, size)),
+        (None, None) => match &recipe.data.vocabulary_from {
+            Some(spec) => Ok(built(recipe, sources::open(spec)?.as_ref(), size)),
+            None => Ok(built(recipe, source, size)),
+        },
     }
 }
 
