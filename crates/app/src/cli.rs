@@ -1,11 +1,14 @@
 //! The command line: one file a command.
 
+mod ask;
 mod classify;
 mod data;
 mod data_check;
 mod demo;
 mod evaluate;
+mod evaluate_task;
 mod fill;
+mod finetune;
 mod index;
 mod matching;
 mod model;
@@ -54,6 +57,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pretrain(pretrain::Pretrain),
+    Finetune(finetune::Finetune),
     #[command(subcommand)]
     Evaluate(evaluate::Evaluate),
     #[command(subcommand)]
@@ -62,6 +66,9 @@ enum Command {
     Match(matching::Match),
     Classify(classify::Classify),
     Fill(fill::Fill),
+    Ask(ask::Ask),
+    Compare(ask::Compare),
+    Entail(ask::Entail),
     #[command(subcommand)]
     Model(model::Model),
     #[command(subcommand)]
@@ -95,12 +102,16 @@ fn run(cli: &Cli) -> anyhow::Result<Ended> {
     let output = Output { json: cli.json };
     match &cli.command {
         Command::Pretrain(args) => return pretrain::run(args, output),
+        Command::Finetune(args) => return finetune::run(args, output),
         Command::Evaluate(args) => evaluate::run(args, output)?,
         Command::Index(args) => index::run(args, output)?,
         Command::Search(args) => search::run(args, output)?,
         Command::Match(args) => matching::run(args, output)?,
         Command::Classify(args) => classify::run(args, output)?,
         Command::Fill(args) => fill::run(args, output)?,
+        Command::Ask(args) => ask::run(args, output)?,
+        Command::Compare(args) => ask::run_compare(args, output)?,
+        Command::Entail(args) => ask::run_entail(args, output)?,
         Command::Model(args) => model::run(args, output)?,
         Command::Data(args) => data::run(args, output)?,
         Command::Demo(args) => demo::run(args, output)?,

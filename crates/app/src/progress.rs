@@ -271,6 +271,22 @@ fn scores(event: &Event) -> Option<String> {
             scores.perplexity,
             scores.images
         ),
+        Event::Answers {
+            step,
+            scores,
+            seconds,
+        } => format!(
+            "step {step}: accuracy {:.2} % ({}; {seconds:.0} s)",
+            scores.accuracy, scores.protocol
+        ),
+        Event::Classes {
+            step,
+            scores,
+            seconds,
+        } => format!(
+            "step {step}: accuracy {:.2} % ({}; {seconds:.0} s)",
+            scores.accuracy, scores.protocol
+        ),
         Event::Start { .. } | Event::Step { .. } | Event::Skipped { .. } => return None,
     };
     Some(text)
@@ -296,6 +312,7 @@ fn describe(numbers: &StepNumbers) -> String {
         ("itm acc", numbers.itm_accuracy),
         ("batch R@1", numbers.batch_r1),
         ("masked acc", numbers.masked_accuracy),
+        ("acc", numbers.accuracy),
     ] {
         parts.extend(share.map(|share| format!("{name} {:.0} %", 100.0 * share)));
     }
@@ -319,6 +336,7 @@ fn blend(before: &StepNumbers, now: &StepNumbers) -> StepNumbers {
         reconstruction: part(before.reconstruction, now.reconstruction),
         masked_accuracy: part(before.masked_accuracy, now.masked_accuracy),
         codes_used: part(before.codes_used, now.codes_used),
+        accuracy: part(before.accuracy, now.accuracy),
         itm_accuracy: part(before.itm_accuracy, now.itm_accuracy),
         batch_r1: part(before.batch_r1, now.batch_r1),
         temp: now.temp,

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use read::{Shape, shape};
@@ -40,7 +40,8 @@ pub use read::{Shape, shape};
 const SHOWN: usize = 5;
 
 /// What a record that is not of its form does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnBad {
     /// Ends the reading: a test set is scored whole or not at all.
     #[default]
@@ -126,6 +127,14 @@ pub enum AnnotationError {
     Record(#[from] BadRecord),
 }
 
+impl<T> Annotations<T> {
+    /// Adds what was read of another file.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.records.extend(other.records);
+        self.skipped.join(other.skipped);
+    }
+}
+
 impl AnnotationError {
     fn malformed(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::Malformed {
@@ -175,6 +184,24 @@ impl<T> Collector<T> {
             skipped: self.skipped,
         }
     }
+}
+
+/// The files that are lists, and the others.
+pub(crate) fn by_shape(files: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), AnnotationError> {
+    let (mut lists, mut others) = (Vec::new(), Vec::new());
+    for file in files {
+        match shape(file)? {
+            Shape::List => lists.push(file.clone()),
+            Shape::Object => others.push(file.clone()),
+            Shape::Pickle => {
+                return Err(AnnotationError::malformed(
+                    file,
+                    "a pickle; this data set is published as JSON",
+                ));
+            }
+        }
+    }
+    Ok((lists, others))
 }
 
 /// Numbers from 0 for equal keys, in the order in which they first come: the identities that ALBEF's loaders give

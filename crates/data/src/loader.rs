@@ -23,9 +23,10 @@ use thiserror::Error;
 pub use evaluation::{LoadedImage, load_images};
 pub use report::{SkipReason, SkipReport, SkippedSample};
 
+use crate::annotations::vqa::ANSWER_END;
 use crate::images::{DecodeLimits, Transform};
 use crate::sources::Source;
-use crate::text::Tokenizer;
+use crate::text::{Tokenizer, pre_caption, pre_question};
 use pipeline::{Delivery, Pipeline};
 use sample::Preparation;
 
@@ -56,6 +57,27 @@ pub enum CaptionChoice {
     First,
 }
 
+/// How a text is cleaned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cleaning {
+    /// As a caption or a sentence: [`pre_caption`]. One of which nothing is left is no record.
+    #[default]
+    Caption,
+    /// As a question: [`pre_question`].
+    Question,
+}
+
+impl Cleaning {
+    /// The text as models read it; `None` where nothing is left of a caption.
+    pub fn clean(self, text: &str, max_words: usize) -> Option<String> {
+        match self {
+            Self::Caption => pre_caption(text, max_words),
+            Self::Question => Some(pre_question(text, max_words)),
+        }
+    }
+}
+
 /// How batches are made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -76,6 +98,8 @@ pub struct LoaderConfig {
     pub max_tokens: usize,
     /// Which caption of a record is used.
     pub caption: CaptionChoice,
+    /// How it is cleaned.
+    pub cleaning: Cleaning,
     /// Share of skipped samples, in [0, 1], above which [`Loader::next_batch`] fails.
     pub max_skipped_share: f64,
     /// Limits on what is decoded.
@@ -94,6 +118,7 @@ impl Default for LoaderConfig {
             max_words: 30,
             max_tokens: 25,
             caption: CaptionChoice::Draw,
+            cleaning: Cleaning::Caption,
             max_skipped_share: 0.05,
             decode_limits: DecodeLimits::default(),
         }
@@ -110,6 +135,28 @@ pub struct Position {
     pub batch: u64,
 }
 
+/// An answer to learn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodedAnswer {
+    /// As written.
+    pub text: String,
+    /// `[CLS] pieces [SEP]`.
+    pub input_ids: Vec<i64>,
+    /// What it counts: the share of people who gave it, `[0, 1]`.
+    pub weight: f32,
+}
+
+impl EncodedAnswer {
+    /// An answer with its tokens.
+    pub fn new(text: &str, weight: f64, tokenizer: &Tokenizer) -> Self {
+        Self {
+            input_ids: tokenizer.encode(&format!("{text}{ANSWER_END}"), usize::MAX),
+            text: text.to_owned(),
+            weight: weight as f32,
+        }
+    }
+}
+
 /// Image-text pairs ready for a model. What [`LoaderConfig::part`] leaves out is empty: `images`
 /// without pictures; `input_ids`, `attention_mask` and `captions` without texts.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +169,8 @@ pub struct PairBatch {
     pub size: usize,
     /// `[size, 3, image_size, image_size]`, as the transform normalised them.
     pub images: Vec<f32>,
+    /// As `images`, the right picture of each two; empty but for tasks on two pictures.
+    pub second_images: Vec<f32>,
     /// Side of the square pictures in pixels.
     pub image_size: u32,
     /// `[size, length]` token ids, padded with `[PAD]` to the longest text.
@@ -136,6 +185,10 @@ pub struct PairBatch {
     pub captions: Vec<String>,
     /// Identities of the images: equal ones show the same picture.
     pub image_ids: Vec<u64>,
+    /// Class of each record; empty but for tasks with classes.
+    pub classes: Vec<usize>,
+    /// Answers to each record's question; empty but for questions.
+    pub answers: Vec<Vec<EncodedAnswer>>,
     /// The position to resume from once this batch has been used.
     pub next: Position,
 }

@@ -2,6 +2,7 @@
 //! without knowing whether it reads a JSON list, WebDataset shards, a folder or lines of text.
 
 pub mod albef_json;
+pub mod annotated;
 pub mod folder;
 pub mod glob;
 pub mod lines;
@@ -15,6 +16,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::annotations::AnnotationError;
+
+pub use annotated::{AnnotationSpec, Target};
 pub use retrieval::RetrievalTexts;
 pub use spec::{OnTruncated, SourceSpec, open};
 
@@ -26,10 +30,14 @@ pub struct Record {
     pub key: String,
     /// The encoded picture (JPEG, PNG, WebP or GIF bytes), not yet decoded.
     pub image: Vec<u8>,
+    /// The right picture of two, of tasks on two.
+    pub second_image: Option<Vec<u8>>,
     /// One or more captions as written, not cleaned; none is possible and left to the caller.
     pub captions: Vec<String>,
     /// Equal for records that show the same image, and the same in every run and on every machine.
     pub image_id: u64,
+    /// What is to be said of picture and text, of tasks that ask.
+    pub target: Option<Target>,
     /// What else the data set says of the record.
     pub metadata: Option<serde_json::Value>,
 }
@@ -128,6 +136,19 @@ pub enum SourceError {
     NoPicture {
         /// The record.
         key: String,
+    },
+    /// Annotations cannot be read.
+    #[error(transparent)]
+    Annotations(#[from] AnnotationError),
+    /// Annotations name a picture that is not there.
+    #[error(
+        "record {key}, field `image`: no picture {image} in the image roots; `fitup data check` counts what is missing"
+    )]
+    NoSuchPicture {
+        /// The record.
+        key: String,
+        /// The picture, as the annotations name it.
+        image: String,
     },
     /// A pattern matched no file.
     #[error("{pattern}: no file matches")]

@@ -56,6 +56,8 @@ fn record(index: usize) -> Record {
         captions: vec![format!("word {index}"), format!("other words {index}")],
         image_id: index as u64,
         metadata: None,
+        second_image: None,
+        target: None,
     }
 }
 

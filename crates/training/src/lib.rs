@@ -5,6 +5,7 @@ pub mod albef;
 pub mod checkpoint;
 pub mod clip;
 pub mod device;
+pub mod finetune;
 pub mod frozen;
 pub mod image_tokenizer;
 pub mod loaded;

@@ -5,6 +5,7 @@ mod collection;
 mod fill;
 mod indexing;
 mod search;
+mod task;
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ use image::RgbImage;
 
 use crate::albef::is_model;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::recipe::{Recipe, Stage, SystemKind};
+use crate::recipe::{Recipe, Stage, SystemKind, TaskKind};
 use crate::systems;
 use crate::tasks::retrieval::{Scorer, match_pairs};
 
@@ -28,6 +29,7 @@ pub use collection::{Collection, Pictures};
 pub use fill::{Filled, FilledMask};
 pub use indexing::{IndexOptions, IndexReport, TEXTS};
 pub use search::{Found, SearchResult};
+pub use task::{ClassProbability, LoadedTask, Said};
 
 /// Pictures whose matching parts are held at a time.
 const CHUNK: usize = 64;
@@ -55,6 +57,30 @@ pub enum LoadedError {
         path: PathBuf,
         /// What it is.
         what: &'static str,
+    },
+    /// A model with the head of a task in place of those that this needs.
+    #[error(
+        "{path} is fine-tuned for {kind}: use `fitup ask`, `compare`, `entail` or `evaluate {kind}`; search and matching want a model that is pre-trained, or fine-tuned for retrieval"
+    )]
+    FineTuned {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What it is fine-tuned for.
+        kind: TaskKind,
+    },
+    /// A model of another task.
+    #[error(
+        "{path} is {got}; wanted is one fine-tuned for {}: make one with `fitup finetune {}`",
+        wanted.join(" or "),
+        wanted.first().map_or("TASK", String::as_str)
+    )]
+    OtherTask {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What it is.
+        got: String,
+        /// The tasks that would do.
+        wanted: Vec<String>,
     },
     /// The vocabulary inside cannot be used.
     #[error("{path}: {source}")]
@@ -190,6 +216,15 @@ impl LoadedModel {
             tensors,
             ..
         } = checkpoint;
+        if let Some(kind) = recipe
+            .task_kind()
+            .filter(|kind| *kind != TaskKind::Retrieval)
+        {
+            return Err(LoadedError::FineTuned {
+                path: path.to_owned(),
+                kind,
+            });
+        }
         let unfit = |source| LoadedError::Weights {
             path: path.to_owned(),
             source,

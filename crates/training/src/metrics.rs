@@ -8,8 +8,10 @@ use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::write_whole;
 use serde::{Deserialize, Serialize};
 
+use crate::tasks::classes::ClassScores;
 use crate::tasks::masked::{MaskedScores, TokenizerScores};
 use crate::tasks::retrieval::RetrievalResult;
+use crate::tasks::vqa::AnswerScores;
 use crate::trainer::{Scores, StepNumbers};
 
 /// One line of the log.
@@ -80,6 +82,26 @@ pub enum Event {
         /// Seconds the evaluation took.
         seconds: f64,
     },
+    /// Answers to the questions of the validation set.
+    Answers {
+        /// Optimizer steps taken.
+        step: u64,
+        /// Scores with their protocol.
+        #[serde(flatten)]
+        scores: AnswerScores,
+        /// Seconds the evaluation took.
+        seconds: f64,
+    },
+    /// A classification of the validation set.
+    Classes {
+        /// Optimizer steps taken.
+        step: u64,
+        /// Scores with their protocol.
+        #[serde(flatten)]
+        scores: ClassScores,
+        /// Seconds the evaluation took.
+        seconds: f64,
+    },
     /// Samples skipped so far in this process.
     Skipped {
         /// Optimizer steps taken.
@@ -112,6 +134,16 @@ impl Event {
                 scores,
                 seconds,
             },
+            Scores::Answers(scores) => Self::Answers {
+                step,
+                scores,
+                seconds,
+            },
+            Scores::Classes(scores) => Self::Classes {
+                step,
+                scores,
+                seconds,
+            },
         }
     }
 
@@ -123,6 +155,8 @@ impl Event {
             | Event::Evaluation { step, .. }
             | Event::MaskedPrediction { step, .. }
             | Event::Tokenization { step, .. }
+            | Event::Answers { step, .. }
+            | Event::Classes { step, .. }
             | Event::Skipped { step, .. } => *step,
         }
     }

@@ -4,9 +4,11 @@
 
 mod model;
 mod stage;
+mod task;
 
 pub use model::{ModelRecipe, SystemKind};
 pub use stage::Stage;
+pub use task::{FirstTokenCount, TaskKind, TaskRecipe};
 
 use std::path::{Path, PathBuf};
 
@@ -61,6 +63,9 @@ pub struct Recipe {
     pub model: ModelRecipe,
     /// Where pairs come from and how they are prepared.
     pub data: DataRecipe,
+    /// What a pre-trained model is fine-tuned for; absent: pre-training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskRecipe>,
     /// Losses and their switches.
     #[serde(default)]
     pub objectives: ObjectivesRecipe,
@@ -334,6 +339,46 @@ impl Recipe {
         recipe.check()
     }
 
+    /// As [`Recipe::load`], of a recipe that may leave the table `model` to the model it starts from.
+    ///
+    /// # Errors
+    /// [`RecipeError`], naming the file or override, the field and the fix.
+    pub fn load_on(
+        model: &ModelRecipe,
+        path: &Path,
+        overrides: &[String],
+    ) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse_on(model, &text, &path.display().to_string(), overrides)
+    }
+
+    /// As [`Recipe::load_on`], from text; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`RecipeError`].
+    pub fn parse_on(
+        model: &ModelRecipe,
+        text: &str,
+        origin: &str,
+        overrides: &[String],
+    ) -> Result<Self, RecipeError> {
+        let parse_error = |reason: String| RecipeError::Parse {
+            origin: origin.to_owned(),
+            reason,
+        };
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|error| parse_error(error.to_string()))?;
+        if !table.contains_key("model") {
+            let model = toml::Value::try_from(model).expect("it was read from TOML");
+            table.insert("model".to_owned(), model);
+        }
+        let text = toml::to_string(&table).expect("it was read from TOML");
+        Self::parse(&text, origin, overrides)
+    }
+
     /// The resolved recipe as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe holds nothing that TOML cannot")
@@ -352,7 +397,10 @@ impl Recipe {
         if let Some((field, reason)) = self.stage_problem() {
             return error(field, reason);
         }
-        let pairs = self.part() == Part::Pairs;
+        if let Some((field, reason)) = self.task_problem() {
+            return error(field, reason);
+        }
+        let pairs = self.part() == Part::Pairs && self.has_objectives();
         let (data, objectives) = (&self.data, &self.objectives);
         let (itc, itm, mlm, queue) = match system {
             SystemKind::Albef => (true, true, true, true),
@@ -478,6 +526,7 @@ impl Recipe {
             max_words: self.data.max_words,
             max_tokens: self.data.max_tokens,
             caption: self.data.caption,
+            cleaning: self.cleaning(),
             max_skipped_share: self.data.max_skipped_share,
             ..LoaderConfig::default()
         }

@@ -78,6 +78,7 @@ fn render(events: &[Event], recipe: &str) -> String {
     body += &evaluations(events);
     body += &stage::masked(events);
     body += &stage::tokenizer(events);
+    body += &stage::task(events);
     body += &skipped(events);
     let _ = write!(
         body,

@@ -1,5 +1,8 @@
 //! What a trained model is used for, and how well it does it.
 
+pub mod classes;
+pub mod examples;
 pub mod masked;
 pub mod retrieval;
+pub mod vqa;
 pub mod zero_shot;

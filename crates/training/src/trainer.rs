@@ -26,16 +26,21 @@ use fitup_data::loader::{Loader, Part, Position, SkipReport};
 use fitup_data::sources::{self, Source};
 use fitup_data::text::Tokenizer;
 use fitup_kernels::on_workers;
+use fitup_models::albef::entailment::AlbefEntailment;
+use fitup_models::albef::nlvr2::AlbefNlvr2;
+use fitup_models::albef::text_assignment::AlbefTextAssignment;
+use fitup_models::albef::vqa::AlbefVqa;
 use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, Precision};
 
 use crate::albef::AlbefPretrain;
 use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::clip::ClipPretrain;
+use crate::finetune::Finetune;
 use crate::image_tokenizer::ImageTokenizerPretrain;
 use crate::metrics::{Event, MetricsLog};
 use crate::optimizer::{AdamW, gradient_norm, scale_gradients};
-use crate::recipe::{Recipe, Stage, SystemKind};
+use crate::recipe::{Recipe, Stage, SystemKind, TaskKind};
 use crate::schedule::Schedule;
 use crate::vilt::ViltPretrain;
 use crate::vlmo::VlmoPretrain;
@@ -98,22 +103,33 @@ pub fn pretrain(
     options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError> {
-    match recipe.model.system {
-        SystemKind::Albef => pretrain_system::<AlbefPretrain>(recipe, options, observer),
-        SystemKind::Clip => pretrain_system::<ClipPretrain>(recipe, options, observer),
-        SystemKind::Vilt => pretrain_system::<ViltPretrain>(recipe, options, observer),
-        SystemKind::Vlmo => match recipe.model.stage {
-            Stage::Image => pretrain_system::<VlmoImagePretrain>(recipe, options, observer),
-            Stage::Text => pretrain_system::<VlmoTextPretrain>(recipe, options, observer),
-            Stage::Pairs => pretrain_system::<VlmoPretrain>(recipe, options, observer),
-        },
-        SystemKind::ImageTokenizer => {
-            pretrain_system::<ImageTokenizerPretrain>(recipe, options, observer)
+    if let Some(kind) = recipe.task_kind() {
+        match kind {
+            TaskKind::Retrieval => {}
+            TaskKind::Vqa => return train::<Finetune<AlbefVqa>>(recipe, options, observer),
+            TaskKind::Nlvr2 => return train::<Finetune<AlbefNlvr2>>(recipe, options, observer),
+            TaskKind::Entailment => {
+                return train::<Finetune<AlbefEntailment>>(recipe, options, observer);
+            }
+            TaskKind::TextAssignment => {
+                return train::<Finetune<AlbefTextAssignment>>(recipe, options, observer);
+            }
         }
+    }
+    match recipe.model.system {
+        SystemKind::Albef => train::<AlbefPretrain>(recipe, options, observer),
+        SystemKind::Clip => train::<ClipPretrain>(recipe, options, observer),
+        SystemKind::Vilt => train::<ViltPretrain>(recipe, options, observer),
+        SystemKind::Vlmo => match recipe.model.stage {
+            Stage::Image => train::<VlmoImagePretrain>(recipe, options, observer),
+            Stage::Text => train::<VlmoTextPretrain>(recipe, options, observer),
+            Stage::Pairs => train::<VlmoPretrain>(recipe, options, observer),
+        },
+        SystemKind::ImageTokenizer => train::<ImageTokenizerPretrain>(recipe, options, observer),
     }
 }
 
-fn pretrain_system<S: Pretrain>(
+fn train<S: Pretrain>(
     recipe: &Recipe,
     options: &RunOptions,
     observer: &mut dyn Observer,

@@ -195,6 +195,9 @@ fn batch(inputs: &mut Inputs, number: usize) -> anyhow::Result<Batch> {
     };
     Ok(Batch {
         pairs: PairBatch {
+            second_images: Vec::new(),
+            classes: Vec::new(),
+            answers: Vec::new(),
             epoch: 0,
             batch: number as u64,
             size,

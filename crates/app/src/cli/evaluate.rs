@@ -9,6 +9,7 @@ use fitup_index::RetrievalMetrics;
 use fitup_training::tasks::retrieval::{self, RetrievalResult, Settings};
 use serde_json::json;
 
+use super::evaluate_task::{self, Entailment, Nlvr2, Vqa};
 use super::model_file::ModelArgs;
 use super::output::Output;
 use super::spec;
@@ -25,6 +26,9 @@ Examples:
 pub enum Evaluate {
     Retrieval(Retrieval),
     ZeroShot(ZeroShot),
+    Vqa(Vqa),
+    Nlvr2(Nlvr2),
+    Entailment(Entailment),
 }
 
 /// Image-text retrieval both ways, as ALBEF measures it
@@ -68,6 +72,9 @@ pub fn run(args: &Evaluate, output: Output) -> Result<()> {
     let args = match args {
         Evaluate::Retrieval(args) => args,
         Evaluate::ZeroShot(args) => return zero_shot::run(args, output),
+        Evaluate::Vqa(args) => return evaluate_task::vqa(args, output),
+        Evaluate::Nlvr2(args) => return evaluate_task::nlvr2(args, output),
+        Evaluate::Entailment(args) => return evaluate_task::entailment(args, output),
     };
     let spec = spec::parse(&args.data)?;
     let model = args.model.open()?;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fitup_training::loaded::LoadedModel;
+use fitup_training::loaded::{LoadedModel, LoadedTask};
+use fitup_training::recipe::TaskKind;
 use fitup_training::{checkpoint, device};
 
 /// The model that comes with the project.
@@ -41,6 +42,35 @@ fn default() -> Result<PathBuf> {
     bail!(
         "no model: {DEFAULT} is not in the working directory; name one with --model FILE, or train one with `fitup pretrain albef-tiny` and use --model runs/albef-tiny"
     );
+}
+
+/// Which fine-tuned model, and where it runs.
+#[derive(Debug, Args)]
+pub struct TaskModelArgs {
+    /// Checkpoint of a fine-tuning run, or the run's folder [default: runs/TASK]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Compute device: cpu, wgpu or cuda:N (as the binary was built)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+}
+
+impl TaskModelArgs {
+    /// Opens the model, which is fine-tuned for `kind`.
+    pub fn open(&self, kind: TaskKind) -> Result<LoadedTask> {
+        let path = match &self.model {
+            Some(path) => path.clone(),
+            None => Path::new("runs").join(kind.to_string()),
+        };
+        if self.model.is_none() && !path.exists() {
+            bail!(
+                "no model: {} is not in the working directory; name one with --model, or make it with `fitup finetune {kind} --from MODEL`",
+                path.display()
+            );
+        }
+        let device = device::open(&self.device)?;
+        LoadedTask::open(&resolve(&path)?, &[kind], &device).context("could not open the model")
+    }
 }
 
 /// The model file of a run, or the file itself.

@@ -62,20 +62,44 @@ pub struct Pretrain {
 pub fn run(args: &Pretrain, output: Output) -> Result<Ended> {
     let mut overrides = args.set.clone();
     overrides.extend(args.steps.map(|steps| format!("run.steps={steps}")));
-    let mut recipe = load(&args.recipe, &overrides)?;
-    let folder = match &args.out {
-        Some(folder) => folder.clone(),
+    let recipe = load(&args.recipe, &overrides)?;
+    if let Some(kind) = recipe.task_kind() {
+        bail!(
+            "{} fine-tunes for {kind}: use `fitup finetune`",
+            args.recipe
+        );
+    }
+    let run = Run {
+        out: args.out.as_deref(),
+        resume: args.resume,
+        device: &args.device,
+    };
+    train(recipe, run, output)
+}
+
+/// Where and how a run is carried out.
+pub(super) struct Run<'a> {
+    /// Its folder; absent: `runs/NAME`.
+    pub(super) out: Option<&'a Path>,
+    pub(super) resume: bool,
+    pub(super) device: &'a str,
+}
+
+/// Carries out a run, shows it and says what came of it.
+pub(super) fn train(mut recipe: Recipe, run: Run<'_>, output: Output) -> Result<Ended> {
+    let folder = match run.out {
+        Some(folder) => folder.to_owned(),
         None => Path::new("runs").join(&recipe.name),
     };
     let options = RunOptions {
         folder: folder.clone(),
-        resume: args.resume,
-        device: device::open(&args.device)?,
+        resume: run.resume,
+        device: device::open(run.device)?,
         stop: Arc::new(AtomicBool::new(false)),
     };
     stop_on_signal(&options.stop)?;
     // A run that goes on has its weights.
-    if !args.resume {
+    if !run.resume {
         locate_weights(&mut recipe.model)?;
     }
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::pictures::{ImageRoots, PictureCount};
 use super::{
-    AnnotationError, Annotations, OnBad, Shape, Skipped, captions, karpathy, nlvr2, read, refcoco,
-    shape, snli_ve, visual_genome, vqa,
+    AnnotationError, Annotations, OnBad, Shape, Skipped, by_shape, captions, karpathy, nlvr2, read,
+    refcoco, shape, snli_ve, visual_genome, vqa,
 };
 
 /// A published data set.
@@ -102,7 +102,7 @@ impl Kind {
     }
 
     /// Folders below an image root in which its pictures may be.
-    fn folders(self) -> &'static [&'static str] {
+    pub(crate) fn folders(self) -> &'static [&'static str] {
         match self {
             Self::Coco => &["images", "train2014", "val2014"],
             Self::Vqa => &["images", "VG_100K", "VG_100K_2"],
@@ -231,24 +231,6 @@ pub fn check(kind: Kind, files: &[PathBuf], images: &[PathBuf]) -> Result<Check,
     let roots = ImageRoots::new(images, kind.folders());
     check.pictures = roots.count(named.iter().map(String::as_str));
     Ok(check)
-}
-
-/// The files that are lists, and the others.
-fn by_shape(files: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), AnnotationError> {
-    let (mut lists, mut others) = (Vec::new(), Vec::new());
-    for file in files {
-        match shape(file)? {
-            Shape::List => lists.push(file.clone()),
-            Shape::Object => others.push(file.clone()),
-            Shape::Pickle => {
-                return Err(AnnotationError::malformed(
-                    file,
-                    "a pickle; this data set is published as JSON",
-                ));
-            }
-        }
-    }
-    Ok((lists, others))
 }
 
 impl Check {

@@ -2,7 +2,7 @@
 //! every picture.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::fields::Fields;
 use super::vqa::{Collection, VqaRecord};
@@ -10,6 +10,15 @@ use super::{AnnotationError, Annotations, BadRecord, Collector, OnBad, read};
 
 /// Folders of the pictures, as the authors' two archives unpack.
 pub const FOLDERS: [&str; 2] = ["VG_100K", "VG_100K_2"];
+
+/// Whether a list is one of the two published files, and not ALBEF's list of the same questions.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_published(file: &Path) -> Result<bool, AnnotationError> {
+    let first = read::first(file)?;
+    Ok(first.is_some_and(|record| record.get("question").is_none()))
+}
 
 /// Reads the two files, told apart by what they hold. Without `image_data.json` a picture's path is its number, to be
 /// found in one of the two [`FOLDERS`].

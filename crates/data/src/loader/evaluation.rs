@@ -9,7 +9,7 @@ use super::SkippedSample;
 use super::order::{Purpose, generator};
 use super::sample::{guarded, picture, read};
 use crate::images::{DecodeLimits, Transform};
-use crate::sources::Source;
+use crate::sources::{Source, Target};
 
 /// A record with its picture decoded and transformed.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +20,10 @@ pub struct LoadedImage {
     pub image_id: u64,
     /// `[3, size, size]`
     pub pixels: Vec<f32>,
+    /// As `pixels`, of tasks on two pictures.
+    pub second_pixels: Option<Vec<f32>>,
+    /// What is to be said, of tasks that ask.
+    pub target: Option<Target>,
     /// The captions as written.
     pub captions: Vec<String>,
     /// What else the data set says of the record.
@@ -40,11 +44,17 @@ pub fn load_images(
         let mut rng = generator(Purpose::Sample, 0, 0, index as u64, 0);
         guarded(index, || {
             let record = read(source, index)?;
-            let pixels = picture(&record, transform, limits, &mut rng)?;
+            let pixels = picture(&record.key, &record.image, transform, limits, &mut rng)?;
+            let second = record.second_image.as_deref();
+            let second_pixels = second
+                .map(|image| picture(&record.key, image, transform, limits, &mut rng))
+                .transpose()?;
             Ok(LoadedImage {
                 key: record.key,
                 image_id: record.image_id,
                 pixels,
+                second_pixels,
+                target: record.target,
                 captions: record.captions,
                 metadata: record.metadata,
             })

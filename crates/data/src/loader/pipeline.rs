@@ -258,6 +258,9 @@ impl Assembler {
             keys: Vec::with_capacity(size),
             captions: Vec::with_capacity(size),
             image_ids: Vec::with_capacity(size),
+            second_images: Vec::new(),
+            classes: Vec::new(),
+            answers: Vec::new(),
             next: if at.batch + 1 == batches_per_epoch {
                 Position {
                     epoch: at.epoch + 1,
@@ -275,6 +278,9 @@ impl Assembler {
             batch.keys.push(pair.key);
             batch.captions.extend(pair.caption);
             batch.image_ids.push(pair.image_id);
+            batch.second_images.extend_from_slice(&pair.second_image);
+            batch.classes.extend(pair.class);
+            batch.answers.extend(pair.answers);
         }
         batch
     }

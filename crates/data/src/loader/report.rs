@@ -18,6 +18,8 @@ pub enum SkipReason {
     BadImage,
     /// No caption, or nothing of it left after cleaning.
     EmptyCaption,
+    /// A question without an answer to learn.
+    NoAnswer,
     /// Decoder or transform panicked: a defect, but not one that should end a run of days.
     Panicked,
 }
@@ -28,6 +30,7 @@ impl fmt::Display for SkipReason {
             Self::Unreadable => "unreadable",
             Self::BadImage => "bad image",
             Self::EmptyCaption => "empty caption",
+            Self::NoAnswer => "no answer",
             Self::Panicked => "panicked",
         })
     }

@@ -9,10 +9,10 @@ use rand_chacha::ChaCha8Rng;
 
 use super::order::{Purpose, generator};
 use super::report::Tally;
-use super::{CaptionChoice, LoaderConfig, Part, SkipReason, SkippedSample};
+use super::{CaptionChoice, EncodedAnswer, LoaderConfig, Part, SkipReason, SkippedSample};
 use crate::images::{DecodeLimits, Transform, decode};
-use crate::sources::{Record, Source, SourceError};
-use crate::text::{Tokenizer, pre_caption};
+use crate::sources::{Record, Source, SourceError, Target};
+use crate::text::Tokenizer;
 
 /// Records tried for one place in a batch. With this many bad ones in a row, the next would hardly
 /// be good.
@@ -27,7 +27,7 @@ pub(super) struct Preparation {
 }
 
 /// A pair ready to be put in a batch, or the part of one that is asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pair {
     /// `[3, size, size]`; empty without pictures.
     pub(super) image: Vec<f32>,
@@ -36,6 +36,10 @@ pub(super) struct Pair {
     pub(super) key: String,
     pub(super) caption: Option<String>,
     pub(super) image_id: u64,
+    /// `[3, size, size]`; empty where there is one picture.
+    pub(super) second_image: Vec<f32>,
+    pub(super) class: Option<usize>,
+    pub(super) answers: Option<Vec<EncodedAnswer>>,
 }
 
 impl Preparation {
@@ -64,33 +68,41 @@ impl Preparation {
                 let record = read(&*self.source, index)?;
                 // The text first: it is cheap, and a record without words need not be decoded.
                 let caption = self.caption(&record.key, &record.captions, rng)?;
+                let (class, answers) = self.target(&record)?;
+                let image = self.picture(&record.key, &record.image, rng)?;
+                let second_image = match &record.second_image {
+                    Some(second) => self.picture(&record.key, second, rng)?,
+                    None => Vec::new(),
+                };
                 Ok(Pair {
-                    image: self.picture(&record, rng)?,
+                    image,
                     input_ids: self.tokens(&caption),
                     key: record.key,
                     caption: Some(caption),
                     image_id: record.image_id,
+                    second_image,
+                    class,
+                    answers,
                 })
             }
             Part::Images => {
                 let record = read(&*self.source, index)?;
                 Ok(Pair {
-                    image: self.picture(&record, rng)?,
-                    input_ids: Vec::new(),
+                    image: self.picture(&record.key, &record.image, rng)?,
                     key: record.key,
-                    caption: None,
                     image_id: record.image_id,
+                    ..Pair::default()
                 })
             }
             Part::Texts => {
                 let texts = self.source.texts(index).map_err(unreadable(index))?;
                 let caption = self.caption(&texts.key, &texts.captions, rng)?;
                 Ok(Pair {
-                    image: Vec::new(),
                     input_ids: self.tokens(&caption),
                     key: texts.key,
                     caption: Some(caption),
                     image_id: texts.image_id,
+                    ..Pair::default()
                 })
             }
         }
@@ -107,7 +119,8 @@ impl Preparation {
             (CaptionChoice::Draw, 2..) => captions.get(rng.random_range(0..captions.len())),
             _ => captions.first(),
         };
-        let caption = chosen.and_then(|text| pre_caption(text, self.config.max_words));
+        let caption =
+            chosen.and_then(|text| self.config.cleaning.clean(text, self.config.max_words));
         caption.ok_or_else(|| SkippedSample {
             key: key.to_owned(),
             reason: SkipReason::EmptyCaption,
@@ -122,8 +135,39 @@ impl Preparation {
         self.tokenizer.encode(caption, self.config.max_tokens)
     }
 
-    fn picture(&self, record: &Record, rng: &mut ChaCha8Rng) -> Result<Vec<f32>, SkippedSample> {
-        picture(record, &*self.transform, &self.config.decode_limits, rng)
+    /// What is to be said of the record: its class, or the answers with their tokens.
+    fn target(
+        &self,
+        record: &Record,
+    ) -> Result<(Option<usize>, Option<Vec<EncodedAnswer>>), SkippedSample> {
+        match &record.target {
+            None => Ok((None, None)),
+            Some(target @ (Target::Statement(_) | Target::Hypothesis(_))) => {
+                Ok((target.class(), None))
+            }
+            Some(Target::Answers(question)) if question.answers.is_empty() => Err(SkippedSample {
+                key: record.key.clone(),
+                reason: SkipReason::NoAnswer,
+                detail: "the question has no answer: those of a test part are not public".into(),
+            }),
+            Some(Target::Answers(question)) => {
+                let encoded = question
+                    .weighted_answers()
+                    .into_iter()
+                    .map(|answer| EncodedAnswer::new(&answer.text, answer.weight, &self.tokenizer));
+                Ok((None, Some(encoded.collect())))
+            }
+        }
+    }
+
+    fn picture(
+        &self,
+        key: &str,
+        image: &[u8],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<f32>, SkippedSample> {
+        let limits = &self.config.decode_limits;
+        picture(key, image, &*self.transform, limits, rng)
     }
 }
 
@@ -161,15 +205,16 @@ fn unreadable(index: usize) -> impl FnOnce(SourceError) -> SkippedSample {
     }
 }
 
-/// Decodes and transforms the picture of a record: `[3, size, size]`.
+/// Decodes and transforms a picture of the record of this key: `[3, size, size]`.
 pub(super) fn picture(
-    record: &Record,
+    key: &str,
+    image: &[u8],
     transform: &dyn Transform,
     limits: &DecodeLimits,
     rng: &mut ChaCha8Rng,
 ) -> Result<Vec<f32>, SkippedSample> {
-    let image = decode(&record.image, limits).map_err(|error| SkippedSample {
-        key: record.key.clone(),
+    let image = decode(image, limits).map_err(|error| SkippedSample {
+        key: key.to_owned(),
         reason: SkipReason::BadImage,
         detail: error.to_string(),
     })?;

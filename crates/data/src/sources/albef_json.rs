@@ -100,6 +100,8 @@ impl Source for AlbefJson {
             captions,
             image_id,
             metadata: None,
+            second_image: None,
+            target: None,
         })
     }
 

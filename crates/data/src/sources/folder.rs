@@ -81,6 +81,8 @@ impl Source for Folder {
             captions,
             image_id,
             metadata: None,
+            second_image: None,
+            target: None,
         })
     }
 

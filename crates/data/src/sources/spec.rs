@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Record, RecordTexts, Source, SourceError, albef_json::AlbefJson, folder::Folder, lines::Lines,
+    Record, RecordTexts, Source, SourceError,
+    albef_json::AlbefJson,
+    annotated::{Annotated, AnnotationSpec},
+    folder::Folder,
+    lines::Lines,
     webdataset::Shards,
 };
 
@@ -43,6 +47,21 @@ pub enum SourceSpec {
         /// Only the first so many records.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
+    },
+    /// Questions with their answers: VQAv2, Visual Genome.
+    Vqa(AnnotationSpec),
+    /// Sentences about two pictures: NLVR2.
+    Nlvr2(AnnotationSpec),
+    /// Sentences that follow from a picture or do not: SNLI-VE.
+    Entailment(AnnotationSpec),
+    /// Phrases that single something out, as ALBEF lists them: RefCOCO.
+    Phrases(AnnotationSpec),
+    /// A split of Karpathy's files: COCO, Flickr30K.
+    Karpathy {
+        /// `train`, `val` or `test`.
+        split: String,
+        /// Files and pictures.
+        annotations: AnnotationSpec,
     },
     /// Text files with one sentence a line, without pictures.
     Lines {
@@ -85,6 +104,14 @@ pub fn open(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
             *limit,
         ),
         SourceSpec::Folder { path, limit } => (Box::new(Folder::open(path)?), *limit),
+        SourceSpec::Vqa(spec) => (Box::new(Annotated::vqa(spec)?), spec.limit),
+        SourceSpec::Nlvr2(spec) => (Box::new(Annotated::nlvr2(spec)?), spec.limit),
+        SourceSpec::Entailment(spec) => (Box::new(Annotated::entailment(spec)?), spec.limit),
+        SourceSpec::Phrases(spec) => (Box::new(Annotated::phrases(spec)?), spec.limit),
+        SourceSpec::Karpathy { split, annotations } => (
+            Box::new(Annotated::karpathy(annotations, split)?),
+            annotations.limit,
+        ),
         SourceSpec::Lines { files, limit } => (Box::new(Lines::open(files)?), *limit),
     };
     Ok(match limit {

@@ -189,6 +189,8 @@ impl Source for Shards {
             captions: texts.captions,
             image_id: texts.image_id,
             metadata,
+            second_image: None,
+            target: None,
         })
     }
 

@@ -65,6 +65,19 @@ impl Collection {
                 (vec![files(spec, root)?], limit)
             }
             SourceSpec::Folder { path, limit } => (vec![files(spec, path)?], limit),
+            SourceSpec::Vqa(of)
+            | SourceSpec::Nlvr2(of)
+            | SourceSpec::Entailment(of)
+            | SourceSpec::Phrases(of)
+            | SourceSpec::Karpathy {
+                annotations: of, ..
+            } => {
+                return Err(SourceError::Malformed {
+                    path: of.files.first().cloned().unwrap_or_default(),
+                    problem: "annotations of a task are no collection: name its folder of pictures, shards or a list of captions".to_owned(),
+                }
+                .into());
+            }
             SourceSpec::Lines { .. } => {
                 let key = sources::open(spec)?.describe();
                 return Err(SourceError::NoPicture { key }.into());

@@ -102,6 +102,42 @@ pub(super) fn masked(events: &[Event]) -> String {
     )
 }
 
+/// Evaluations of a task; empty where there are none.
+pub(super) fn task(events: &[Event]) -> String {
+    let accuracy = |event: &Event| match event {
+        Event::Answers { step, scores, .. } => {
+            Some((*step, scores.accuracy, scores.protocol.clone()))
+        }
+        Event::Classes { step, scores, .. } => {
+            Some((*step, scores.accuracy, scores.protocol.clone()))
+        }
+        _ => None,
+    };
+    let scores: Vec<_> = events.iter().filter_map(accuracy).collect();
+    let Some((step, last, protocol)) = scores.last() else {
+        return String::new();
+    };
+    let points = scores.iter().map(|(step, score, _)| (*step as f64, *score));
+    let chart = Chart {
+        title: "Accuracy".into(),
+        x_label: "step".into(),
+        y_label: "%".into(),
+        from_zero: true,
+        series: vec![Series {
+            name: "validation".into(),
+            points: points.collect(),
+            color: 0,
+            stroke: Stroke::Solid,
+        }],
+    };
+    format!(
+        "<h2>Task</h2>\n<p>Protocol: {}. At step {}: {last:.2} % right.</p>\n<div class=\"charts\">\n{}</div>\n",
+        escape(protocol),
+        thousands(&step.to_string()),
+        chart.render()
+    )
+}
+
 /// Evaluations of an image tokenizer; empty where there are none.
 pub(super) fn tokenizer(events: &[Event]) -> String {
     let scores = |event| match event {

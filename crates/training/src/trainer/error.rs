@@ -10,6 +10,7 @@ use fitup_models::weights::WeightsError;
 use crate::checkpoint::CheckpointError;
 use crate::frozen::FrozenError;
 use crate::metrics::MetricsError;
+use crate::tasks::examples::ExampleError;
 use crate::tasks::masked::MaskedError;
 use crate::tasks::retrieval::RetrievalError;
 
@@ -51,6 +52,14 @@ pub enum TrainError {
     /// The evaluation of masked words or patches failed.
     #[error(transparent)]
     Masked(#[from] MaskedError),
+    /// The evaluation of a task failed.
+    #[error("validation: {0}")]
+    Examples(#[from] ExampleError),
+    /// An evaluation that there is nothing to score by.
+    #[error(
+        "{0}: it tells no truth to score by; leave data.validation out, or set run.evaluate_every = 0"
+    )]
+    Unscored(String),
     /// The run folder cannot be used.
     #[error("{path}: {reason}")]
     Folder {

@@ -166,6 +166,9 @@ pub struct StepNumbers {
     /// Different visual tokens in the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codes_used: Option<f64>,
+    /// Share of a classification that is right, `[0, 1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// Share of matching decisions that are right, `[0, 1]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub itm_accuracy: Option<f64>,
@@ -193,6 +196,7 @@ impl StepNumbers {
             reconstruction: over(|x| x.reconstruction),
             masked_accuracy: over(|x| x.masked_accuracy),
             codes_used: over(|x| x.codes_used),
+            accuracy: over(|x| x.accuracy),
             itm_accuracy: over(|x| x.itm_accuracy),
             batch_r1: over(|x| x.batch_r1),
             temp: numbers.last().map_or(0.0, |x| x.temp),

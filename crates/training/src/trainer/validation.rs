@@ -8,8 +8,10 @@ use fitup_models::system::System;
 
 use super::TrainError;
 use crate::recipe::Recipe;
+use crate::tasks::classes::ClassScores;
 use crate::tasks::masked::{MaskedScores, TokenizerScores};
 use crate::tasks::retrieval::{self, RetrievalResult};
+use crate::tasks::vqa::AnswerScores;
 
 /// Scores of one evaluation during a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +22,10 @@ pub enum Scores {
     Masked(MaskedScores),
     /// Of an image tokenizer.
     Tokenizer(TokenizerScores),
+    /// Of answers to questions.
+    Answers(AnswerScores),
+    /// Of a classification.
+    Classes(ClassScores),
 }
 
 /// What an evaluation during a run reads.

@@ -1,0 +1,172 @@
+//! `fitup finetune`: a task for a pre-trained model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use fitup_training::checkpoint::Checkpoint;
+use fitup_training::recipe::{ModelRecipe, Recipe};
+
+use super::Ended;
+use super::model_file::resolve;
+use super::output::Output;
+use super::pretrain::{Run, train};
+use crate::hub;
+
+const EXAMPLES: &str = "\
+Examples:
+  fitup finetune vqa --from runs/albef-scenes
+  fitup finetune nlvr2 --from runs/text-assignment --set seed=2 --out runs/nlvr2-2
+  fitup finetune retrieval --from runs/albef-scenes --steps 500
+  fitup finetune recipes/finetune/albef-vqa.toml --from hub:OWNER/NAME/albef.pth
+  fitup finetune vqa --resume
+
+Ctrl-C finishes the step, saves a checkpoint and exits with 3; --resume goes on from there.
+Afterwards: fitup evaluate TASK, fitup ask, compare, entail.";
+
+/// Where recipes lie in a checkout.
+const FOLDER: &str = "recipes/finetune";
+
+/// Recipes in the binary, for use outside a checkout.
+const BUILT_IN: [(&str, &str); 5] = [
+    (
+        "retrieval",
+        include_str!("../../../../recipes/finetune/retrieval.toml"),
+    ),
+    ("vqa", include_str!("../../../../recipes/finetune/vqa.toml")),
+    (
+        "nlvr2",
+        include_str!("../../../../recipes/finetune/nlvr2.toml"),
+    ),
+    (
+        "entailment",
+        include_str!("../../../../recipes/finetune/entailment.toml"),
+    ),
+    (
+        "text-assignment",
+        include_str!("../../../../recipes/finetune/text-assignment.toml"),
+    ),
+];
+
+/// Fine-tune a pre-trained model for a task
+///
+/// A recipe says which task, on which data. It may leave out the sizes of the model: they are those of the
+/// model it starts from.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Finetune {
+    /// Task (retrieval, vqa, nlvr2, entailment, text-assignment), another recipe of
+    /// recipes/finetune, or a recipe file
+    #[arg(value_name = "TASK")]
+    recipe: String,
+    /// The pre-trained model: a checkpoint, an exported model, or the folder of a run; where the
+    /// recipe has the sizes, any file with official names
+    #[arg(long, value_name = "MODEL", required_unless_present = "resume")]
+    from: Option<PathBuf>,
+    /// Folder of the run [default: runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on from the newest checkpoint of the run
+    #[arg(long)]
+    resume: bool,
+    /// Change one field of the recipe, for example schedule.lr=3e-5; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Compute device: cpu, wgpu or cuda:N (as the binary was built)
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Steps to take in all, as --set run.steps=N
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+}
+
+pub fn run(args: &Finetune, output: Output) -> Result<Ended> {
+    let mut overrides = args.set.clone();
+    overrides.extend(args.steps.map(|steps| format!("run.steps={steps}")));
+    let (origin, text) = text(&args.recipe)?;
+    let table: toml::Table = toml::from_str(&text).with_context(|| origin.clone())?;
+    let name = table.get("name").and_then(toml::Value::as_str);
+    let folder = match (&args.out, name) {
+        (Some(folder), _) => folder.clone(),
+        (None, name) => Path::new("runs").join(name.unwrap_or(&args.recipe)),
+    };
+    let from = match &args.from {
+        Some(from) => Some(resolve(&hub::locate(from)?)?),
+        None => None,
+    };
+    // A run that goes on has its sizes beside it.
+    let base = if args.resume {
+        let before = folder.join("recipe.toml");
+        let before = Recipe::load(&before, &[])
+            .with_context(|| format!("{}: no run to go on from", folder.display()))?;
+        Some(before.model)
+    } else {
+        from.as_deref().map(sizes).transpose()?.flatten()
+    };
+    let mut recipe = match base {
+        Some(model) => Recipe::parse_on(&model, &text, &origin, &overrides)?,
+        None if table.contains_key("model") => Recipe::parse(&text, &origin, &overrides)?,
+        None => bail!(
+            "{origin} has no table [model], and {} is no checkpoint of fitup's that tells its sizes; add the table",
+            from.unwrap_or_default().display()
+        ),
+    };
+    if recipe.task.is_none() {
+        bail!("{origin} has no table [task]: it pre-trains; use `fitup pretrain`");
+    }
+    if from.is_some() {
+        recipe.model.init_weights = from;
+    }
+    let run = Run {
+        out: args.out.as_deref(),
+        resume: args.resume,
+        device: &args.device,
+    };
+    train(recipe.with_answers()?, run, output)
+}
+
+/// The sizes that a checkpoint of fitup's tells; `None` for other files.
+fn sizes(path: &Path) -> Result<Option<ModelRecipe>> {
+    if path
+        .extension()
+        .is_none_or(|ending| ending != "safetensors")
+    {
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint::read(path);
+    let Ok(checkpoint) = checkpoint else {
+        return Ok(None);
+    };
+    let model = checkpoint.recipe.model;
+    Ok(Some(ModelRecipe {
+        init_weights: None,
+        init_image: None,
+        init_text: None,
+        image_tokenizer_weights: None,
+        ..model
+    }))
+}
+
+/// A recipe by path, else by name in the checkout, else by name in the binary: where it is from, and its text.
+fn text(name: &str) -> Result<(String, String)> {
+    let read = |path: &Path| {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string());
+        text.map(|text| (path.display().to_string(), text))
+    };
+    let path = Path::new(name);
+    if path.is_file() || path.extension().is_some_and(|ending| ending == "toml") {
+        return read(path);
+    }
+    let in_checkout = Path::new(FOLDER).join(format!("{name}.toml"));
+    if in_checkout.is_file() {
+        return read(&in_checkout);
+    }
+    match BUILT_IN.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => Ok((format!("built-in recipe {name}"), (*text).to_owned())),
+        None => bail!(
+            "no recipe {name}: neither a file, nor {}, nor built in ({})",
+            in_checkout.display(),
+            BUILT_IN.map(|(name, _)| name).join(", ")
+        ),
+    }
+}
