@@ -8,6 +8,8 @@
 //! `modeling_clip.py`; field names are those of OpenAI's state dict where the module's type allows
 //! it ([`crate::weights::clip_name`]).
 
+pub mod downstream;
+
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor, activation};

@@ -2,6 +2,7 @@
 //! it is trained with the objectives of pre-training.
 
 pub mod albef;
+pub mod discriminative;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -9,7 +10,7 @@ use fitup_data::loader::PairBatch;
 use fitup_data::text::Tokenizer;
 use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::weights::initial::InitialReport;
-use fitup_models::weights::{self, TensorMap, WeightsError};
+use fitup_models::weights::{self, TensorMap, WeightsError, host_integers};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -17,6 +18,9 @@ use crate::albef::is_model;
 use crate::momentum;
 use crate::parameter_groups::ParameterGroup;
 use crate::recipe::{Recipe, TaskKind};
+use crate::tasks::classes::{self, Classifying};
+use crate::tasks::examples::Preparation;
+use crate::tasks::vqa::{self, AnswerList, Answering, Decoding};
 use crate::trainer::{Pretrain, Scores, StepLosses, StepNumbers, TrainError, Validation, scalar};
 
 /// Keeps the draws of new heads apart from those of pre-training.
@@ -230,4 +234,66 @@ impl<M: TaskModel> Pretrain for Finetune<M> {
         }
         M::to_official(tensors)
     }
+}
+
+/// Share of `[n, classes]` whose greatest logit is the right one.
+pub(crate) fn accuracy(logits: Tensor<2>, classes: &[i64]) -> f64 {
+    let predicted = host_integers(logits.inner().argmax(1));
+    let right = predicted.iter().zip(classes).filter(|(a, b)| a == b);
+    right.count() as f64 / classes.len() as f64
+}
+
+/// Answers the validation questions.
+///
+/// # Errors
+/// When a record cannot be used, or has no public answers.
+fn evaluate_answers(
+    model: &dyn Answering,
+    validation: &Validation<'_>,
+) -> Result<Scores, TrainError> {
+    let recipe = validation.recipe;
+    let task = recipe.task.as_ref().expect("a recipe of this task");
+    let preparation = Preparation::new(recipe, validation.tokenizer, validation.device);
+    let list = AnswerList::new(&task.answers, validation.tokenizer, validation.device);
+    let decoding = Decoding::Ranked {
+        k: task.k,
+        first_token: task.first_token.into(),
+    };
+    let result = vqa::evaluate(
+        model,
+        validation.source,
+        validation.count(),
+        &preparation,
+        &list,
+        &decoding,
+        recipe.data.workers,
+        &mut |_| {},
+    )?;
+    result
+        .scores
+        .map(Scores::Answers)
+        .ok_or_else(|| TrainError::Unscored(validation.source.describe()))
+}
+
+/// Classifies the validation records.
+///
+/// # Errors
+/// When a record cannot be used.
+fn evaluate_classes(
+    model: &dyn Classifying,
+    task: TaskKind,
+    validation: &Validation<'_>,
+) -> Result<Scores, TrainError> {
+    let recipe = validation.recipe;
+    let preparation = Preparation::new(recipe, validation.tokenizer, validation.device);
+    let result = classes::evaluate(
+        model,
+        task,
+        validation.source,
+        validation.count(),
+        &preparation,
+        recipe.data.workers,
+        &mut |_| {},
+    )?;
+    Ok(Scores::Classes(result.scores))
 }

@@ -30,6 +30,9 @@ use fitup_models::albef::entailment::AlbefEntailment;
 use fitup_models::albef::nlvr2::AlbefNlvr2;
 use fitup_models::albef::text_assignment::AlbefTextAssignment;
 use fitup_models::albef::vqa::AlbefVqa;
+use fitup_models::clip::downstream::ClipClassifier;
+use fitup_models::vilt::downstream::{ViltNlvr2, ViltVqa};
+use fitup_models::vlmo::downstream::{VlmoNlvr2, VlmoVqa};
 use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{self, Precision};
 
@@ -104,16 +107,27 @@ pub fn pretrain(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError> {
     if let Some(kind) = recipe.task_kind() {
-        match kind {
-            TaskKind::Retrieval => {}
-            TaskKind::Vqa => return train::<Finetune<AlbefVqa>>(recipe, options, observer),
-            TaskKind::Nlvr2 => return train::<Finetune<AlbefNlvr2>>(recipe, options, observer),
-            TaskKind::Entailment => {
-                return train::<Finetune<AlbefEntailment>>(recipe, options, observer);
+        let train: Option<Train> = match (recipe.model.system, kind) {
+            (SystemKind::Albef, TaskKind::Vqa) => Some(train::<Finetune<AlbefVqa>>),
+            (SystemKind::Albef, TaskKind::Nlvr2) => Some(train::<Finetune<AlbefNlvr2>>),
+            (SystemKind::Albef, TaskKind::Entailment) => Some(train::<Finetune<AlbefEntailment>>),
+            (SystemKind::Albef, TaskKind::TextAssignment) => {
+                Some(train::<Finetune<AlbefTextAssignment>>)
             }
-            TaskKind::TextAssignment => {
-                return train::<Finetune<AlbefTextAssignment>>(recipe, options, observer);
+            (SystemKind::Vilt, TaskKind::Nlvr2) => Some(train::<Finetune<ViltNlvr2>>),
+            (SystemKind::Vilt, _) => Some(train::<Finetune<ViltVqa>>),
+            (SystemKind::Vlmo, TaskKind::Nlvr2) => Some(train::<Finetune<VlmoNlvr2>>),
+            (SystemKind::Vlmo, TaskKind::Vqa | TaskKind::Entailment) => {
+                Some(train::<Finetune<VlmoVqa>>)
             }
+            (SystemKind::Clip, TaskKind::Vqa | TaskKind::Nlvr2 | TaskKind::Entailment) => {
+                Some(train::<Finetune<ClipClassifier>>)
+            }
+            // Retrieval is trained as pre-training is.
+            _ => None,
+        };
+        if let Some(train) = train {
+            return train(recipe, options, observer);
         }
     }
     match recipe.model.system {
@@ -128,6 +142,9 @@ pub fn pretrain(
         SystemKind::ImageTokenizer => train::<ImageTokenizerPretrain>(recipe, options, observer),
     }
 }
+
+/// A run of one system or task.
+type Train = fn(&Recipe, &RunOptions, &mut dyn Observer) -> Result<Outcome, TrainError>;
 
 fn train<S: Pretrain>(
     recipe: &Recipe,

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use fitup_training::loaded::ClassProbability;
+use fitup_training::loaded::{ClassProbability, Said};
 use fitup_training::recipe::TaskKind;
 use fitup_training::tasks::vqa::Decoding;
 use serde_json::json;
 
-use super::evaluate_task::WRITTEN_TOKENS;
+use super::evaluate_task::{CANNOT_WRITE, WRITTEN_TOKENS};
 use super::model_file::{TaskModelArgs, read_picture};
 use super::output::Output;
 
@@ -85,6 +85,12 @@ pub struct Entail {
 pub fn run(args: &Ask, output: Output) -> Result<()> {
     let image = read_picture(&args.image)?;
     let model = args.model.open(TaskKind::Vqa)?;
+    let Said::Answers(answering) = &model.model else {
+        bail!("{} gives no answers", model.name);
+    };
+    if args.open_ended && !answering.writes() {
+        bail!(CANNOT_WRITE);
+    }
     let decoding = match args.open_ended {
         true => Decoding::OpenEnded {
             beams: usize::from(args.beams),
@@ -102,7 +108,7 @@ pub fn run(args: &Ask, output: Output) -> Result<()> {
         "image": args.image,
         "question": args.question,
         "answers": answers,
-        "decoding": decoding.describe(model.answers.texts.len()),
+        "decoding": answering.describe(&decoding, model.answers.texts.len()),
     });
     output.result(&document, &lines.join("\n"))
 }

@@ -110,6 +110,10 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
+/// For models that choose among answers.
+pub(super) const CANNOT_WRITE: &str =
+    "this model has a head on a list of answers and writes none: leave --open-ended out; an albef writes";
+
 /// Most tokens of an answer that is written freely.
 pub(super) const WRITTEN_TOKENS: usize = 10;
 
@@ -119,6 +123,9 @@ pub fn vqa(args: &Vqa, output: Output) -> Result<()> {
     let Said::Answers(answering) = &model.model else {
         bail!("{} gives no answers", model.name);
     };
+    if args.open_ended && !answering.writes() {
+        bail!(CANNOT_WRITE);
+    }
     let task = model.recipe.task.as_ref().context("no task inside")?;
     let decoding = if args.open_ended {
         Decoding::OpenEnded {

@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 
 use super::pytorch::{self, PytorchError};
+use crate::layers::relative_position::ResizeError;
 
 /// A tensor in host memory, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +54,9 @@ pub enum WeightsError {
     /// A published encoder is built otherwise than the part that should start from it.
     #[error("{0}")]
     Unfit(&'static str),
+    /// Positions that cannot be resized to the model's images.
+    #[error(transparent)]
+    Resize(#[from] ResizeError),
     /// Names or shapes do not match the model.
     #[error("weights do not fit the model: {}", describe(.missing, .unexpected, .mis_shaped))]
     Mismatch {

@@ -22,11 +22,18 @@ pub struct InitialReport {
     pub fitted: Vec<String>,
 }
 
+/// Names of tensors that a line lists of many.
+const SHOWN: usize = 8;
+
 impl fmt::Display for InitialReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |names: &[String]| match names {
             [] => String::new(),
-            _ => format!(" ({})", names.join(", ")),
+            _ if names.len() <= SHOWN => format!(" ({})", names.join(", ")),
+            _ => {
+                let more = names.len() - SHOWN;
+                format!(" ({} and {more} more)", names[..SHOWN].join(", "))
+            }
         };
         write!(
             f,

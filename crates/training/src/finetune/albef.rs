@@ -11,18 +11,14 @@ use fitup_models::albef::vqa::{AlbefVqa, VqaBatch};
 use fitup_models::objectives::assignment::AssignmentDraw;
 use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{
-    self, AlbefTask, TensorMap, WeightsError, fold_second_images, host_integers, start_albef,
-    unfold_second_images,
+    self, AlbefTask, TensorMap, WeightsError, fold_second_images, start_albef, unfold_second_images,
 };
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Step, TaskLoss, TaskModel};
+use super::{Step, TaskLoss, TaskModel, accuracy, evaluate_answers, evaluate_classes};
 use crate::parameter_groups::{ParameterGroup, albef_group};
 use crate::recipe::{Recipe, TaskKind};
-use crate::tasks::classes::{self as class_tasks, Classifying};
-use crate::tasks::examples::Preparation;
-use crate::tasks::vqa::{self, AnswerList, Decoding};
 use crate::trainer::{PairTensors, Scores, TrainError, Validation};
 
 impl TaskModel for AlbefVqa {
@@ -91,28 +87,7 @@ impl TaskModel for AlbefVqa {
     }
 
     fn evaluate(model: &Self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
-        let recipe = validation.recipe;
-        let task = recipe.task.as_ref().expect("a recipe of this task");
-        let preparation = Preparation::new(recipe, validation.tokenizer, validation.device);
-        let list = AnswerList::new(&task.answers, validation.tokenizer, validation.device);
-        let decoding = Decoding::Ranked {
-            k: task.k,
-            first_token: task.first_token.into(),
-        };
-        let result = vqa::evaluate(
-            model,
-            validation.source,
-            validation.count(),
-            &preparation,
-            &list,
-            &decoding,
-            recipe.data.workers,
-            &mut |_| {},
-        )?;
-        result
-            .scores
-            .map(Scores::Answers)
-            .ok_or_else(|| TrainError::Unscored(validation.source.describe()))
+        evaluate_answers(model, validation)
     }
 }
 
@@ -124,38 +99,12 @@ fn classified(output: Classified, batch: &PairBatch) -> TaskLoss {
     }
 }
 
-/// Share of `[n, classes]` whose greatest logit is the right one.
-fn accuracy(logits: Tensor<2>, classes: &[i64]) -> f64 {
-    let predicted = host_integers(logits.inner().argmax(1));
-    let right = predicted.iter().zip(classes).filter(|(a, b)| a == b);
-    right.count() as f64 / classes.len() as f64
-}
-
 fn classes(batch: &PairBatch) -> Vec<i64> {
     batch.classes.iter().map(|class| *class as i64).collect()
 }
 
 fn labels(batch: &PairBatch, device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(classes(batch), [batch.size]), device)
-}
-
-fn class_scores<M: Classifying>(
-    model: &M,
-    task: TaskKind,
-    validation: &Validation<'_>,
-) -> Result<Scores, TrainError> {
-    let recipe = validation.recipe;
-    let preparation = Preparation::new(recipe, validation.tokenizer, validation.device);
-    let result = class_tasks::evaluate(
-        model,
-        task,
-        validation.source,
-        validation.count(),
-        &preparation,
-        recipe.data.workers,
-        &mut |_| {},
-    )?;
-    Ok(Scores::Classes(result.scores))
 }
 
 impl TaskModel for AlbefEntailment {
@@ -210,7 +159,7 @@ impl TaskModel for AlbefEntailment {
     }
 
     fn evaluate(model: &Self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
-        class_scores(model, TaskKind::Entailment, validation)
+        evaluate_classes(model, TaskKind::Entailment, validation)
     }
 }
 
@@ -291,7 +240,7 @@ impl TaskModel for AlbefNlvr2 {
     }
 
     fn evaluate(model: &Self, validation: &Validation<'_>) -> Result<Scores, TrainError> {
-        class_scores(model, TaskKind::Nlvr2, validation)
+        evaluate_classes(model, TaskKind::Nlvr2, validation)
     }
 }
 

@@ -3,12 +3,14 @@
 
 use std::path::Path;
 
-use burn::module::Module;
 use burn::tensor::Device;
 use fitup_data::text::Tokenizer;
 use fitup_models::albef::entailment::AlbefEntailment;
 use fitup_models::albef::nlvr2::AlbefNlvr2;
 use fitup_models::albef::vqa::AlbefVqa;
+use fitup_models::clip::downstream::ClipClassifier;
+use fitup_models::vilt::downstream::{ViltNlvr2, ViltVqa};
+use fitup_models::vlmo::downstream::{VlmoNlvr2, VlmoVqa};
 use fitup_models::weights;
 use image::RgbImage;
 
@@ -16,7 +18,7 @@ use super::LoadedError;
 use crate::albef::is_model;
 use crate::checkpoint::Checkpoint;
 use crate::finetune::TaskModel;
-use crate::recipe::{Recipe, TaskKind};
+use crate::recipe::{Recipe, SystemKind, TaskKind};
 use crate::tasks::classes::{Classifying, class_names, probabilities};
 use crate::tasks::examples::Preparation;
 use crate::tasks::vqa::{Answer, AnswerList, Answering, Decoding};
@@ -73,16 +75,35 @@ impl LoadedTask {
         };
         let kind = recipe.task_kind().filter(|kind| wanted.contains(kind));
         let kind = kind.ok_or_else(other)?;
-        let model = match kind {
-            TaskKind::Vqa => {
-                open::<AlbefVqa>(&recipe, tensors, device).map(|m| Said::Answers(Box::new(m)))
+        let model = match (kind, recipe.model.system) {
+            (TaskKind::Vqa, SystemKind::Albef) => answering::<AlbefVqa>(&recipe, tensors, device),
+            (TaskKind::Vqa, SystemKind::Vilt) => answering::<ViltVqa>(&recipe, tensors, device),
+            (TaskKind::Vqa, SystemKind::Vlmo) => answering::<VlmoVqa>(&recipe, tensors, device),
+            (TaskKind::Vqa, SystemKind::Clip) => {
+                answering::<ClipClassifier>(&recipe, tensors, device)
             }
-            TaskKind::Nlvr2 => {
-                open::<AlbefNlvr2>(&recipe, tensors, device).map(|m| Said::Classes(Box::new(m)))
+            (TaskKind::Nlvr2, SystemKind::Albef) => {
+                classifying::<AlbefNlvr2>(&recipe, tensors, device)
             }
-            TaskKind::Entailment => open::<AlbefEntailment>(&recipe, tensors, device)
-                .map(|m| Said::Classes(Box::new(m))),
-            TaskKind::Retrieval | TaskKind::TextAssignment => return Err(other()),
+            (TaskKind::Nlvr2, SystemKind::Vilt) => {
+                classifying::<ViltNlvr2>(&recipe, tensors, device)
+            }
+            (TaskKind::Nlvr2, SystemKind::Vlmo) => {
+                classifying::<VlmoNlvr2>(&recipe, tensors, device)
+            }
+            (TaskKind::Entailment, SystemKind::Albef) => {
+                classifying::<AlbefEntailment>(&recipe, tensors, device)
+            }
+            (TaskKind::Entailment, SystemKind::Vilt) => {
+                classifying::<ViltVqa>(&recipe, tensors, device)
+            }
+            (TaskKind::Entailment, SystemKind::Vlmo) => {
+                classifying::<VlmoVqa>(&recipe, tensors, device)
+            }
+            (TaskKind::Nlvr2 | TaskKind::Entailment, SystemKind::Clip) => {
+                classifying::<ClipClassifier>(&recipe, tensors, device)
+            }
+            _ => return Err(other()),
         };
         let model = model.map_err(|source| LoadedError::Weights {
             path: path.to_owned(),
@@ -151,7 +172,23 @@ impl LoadedTask {
     }
 }
 
-fn open<M: TaskModel + Module>(
+fn answering<M: TaskModel + Answering + 'static>(
+    recipe: &Recipe,
+    tensors: weights::TensorMap,
+    device: &Device,
+) -> Result<Said, weights::WeightsError> {
+    open::<M>(recipe, tensors, device).map(|model| Said::Answers(Box::new(model)))
+}
+
+fn classifying<M: TaskModel + Classifying + 'static>(
+    recipe: &Recipe,
+    tensors: weights::TensorMap,
+    device: &Device,
+) -> Result<Said, weights::WeightsError> {
+    open::<M>(recipe, tensors, device).map(|model| Said::Classes(Box::new(model)))
+}
+
+fn open<M: TaskModel>(
     recipe: &Recipe,
     tensors: weights::TensorMap,
     device: &Device,

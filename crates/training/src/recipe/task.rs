@@ -162,7 +162,9 @@ impl Recipe {
                 SystemKind::Albef | SystemKind::Clip | SystemKind::Vlmo
             ),
             TaskKind::TextAssignment => system == SystemKind::Albef,
-            TaskKind::Vqa | TaskKind::Nlvr2 | TaskKind::Entailment => system == SystemKind::Albef,
+            TaskKind::Vqa | TaskKind::Nlvr2 | TaskKind::Entailment => {
+                system != SystemKind::ImageTokenizer
+            }
         };
         if !can {
             return Some((
@@ -192,6 +194,10 @@ impl Recipe {
         if kind == TaskKind::Retrieval && self.objectives.mlm {
             let reason = "retrieval has no masked words: set it to false";
             return Some(("objectives.mlm", reason.into()));
+        }
+        if task.distill && system != SystemKind::Albef {
+            let reason = format!("a {system} has no momentum model: set it to false");
+            return Some(("task.distill", reason));
         }
         if kind == TaskKind::Vqa && task.k == 0 {
             return Some(("task.k", "must be at least 1".into()));

@@ -97,9 +97,23 @@ pub trait Answering {
         decoding: &Decoding,
         tokenizer: &Tokenizer,
     ) -> Vec<Vec<Answer>>;
+
+    /// Whether it can write answers token by token.
+    fn writes(&self) -> bool;
+
+    /// How it finds answers in a list of `count`, in words.
+    fn describe(&self, decoding: &Decoding, count: usize) -> String;
 }
 
 impl Answering for AlbefVqa {
+    fn writes(&self) -> bool {
+        true
+    }
+
+    fn describe(&self, decoding: &Decoding, count: usize) -> String {
+        decoding.describe(count)
+    }
+
     fn answers(
         &self,
         examples: Examples,
@@ -237,7 +251,10 @@ pub fn evaluate(
             named.map(|(name, mean)| (name, 100.0 * mean)).collect()
         };
         AnswerScores {
-            protocol: format!("{count} questions, {}", decoding.describe(list.texts.len())),
+            protocol: format!(
+                "{count} questions, {}",
+                model.describe(decoding, list.texts.len())
+            ),
             questions: count,
             accuracy: 100.0 * accuracy.overall,
             by_answer_type: percent(accuracy.by_answer_type),
