@@ -260,12 +260,14 @@ fn evaluate_answers(
         first_token: task.first_token.into(),
     };
     let result = vqa::evaluate(
-        model,
+        vqa::Asked {
+            model,
+            list: &list,
+            decoding: &decoding,
+        },
         validation.source,
         validation.count(),
         &preparation,
-        &list,
-        &decoding,
         recipe.data.workers,
         &mut |_| {},
     )?;

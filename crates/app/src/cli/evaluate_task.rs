@@ -111,8 +111,7 @@ fn workers() -> usize {
 }
 
 /// For models that choose among answers.
-pub(super) const CANNOT_WRITE: &str =
-    "this model has a head on a list of answers and writes none: leave --open-ended out; an albef writes";
+pub(super) const CANNOT_WRITE: &str = "this model has a head on a list of answers and writes none: leave --open-ended out; an albef writes";
 
 /// Most tokens of an answer that is written freely.
 pub(super) const WRITTEN_TOKENS: usize = 10;
@@ -145,12 +144,14 @@ pub fn vqa(args: &Vqa, output: Output) -> Result<()> {
     let count = source.len();
     let mut phases = Phases::default();
     let result = questions::evaluate(
-        answering.as_ref(),
+        questions::Asked {
+            model: answering.as_ref(),
+            list: &model.answers,
+            decoding: &decoding,
+        },
         source.as_ref(),
         count,
         &model.preparation(),
-        &model.answers,
-        &decoding,
         workers(),
         &mut |done| phases.show("questions", done, count),
     );

@@ -193,6 +193,17 @@ pub struct AnswerResult {
     pub predictions: Vec<Prediction>,
 }
 
+/// Who is asked, and how it answers.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The model, on the plain device.
+    pub model: &'a dyn Answering,
+    /// The answers it chooses among.
+    pub list: &'a AnswerList,
+    /// How it finds them.
+    pub decoding: &'a Decoding,
+}
+
 /// Answers the first `count` questions of a source and scores them.
 ///
 /// `progress` is told how many are done.
@@ -200,15 +211,18 @@ pub struct AnswerResult {
 /// # Errors
 /// When a record cannot be used.
 pub fn evaluate(
-    model: &dyn Answering,
+    asked: Asked<'_>,
     source: &dyn Source,
     count: usize,
     preparation: &Preparation<'_>,
-    list: &AnswerList,
-    decoding: &Decoding,
     workers: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<AnswerResult, ExampleError> {
+    let Asked {
+        model,
+        list,
+        decoding,
+    } = asked;
     if count == 0 {
         return Err(ExampleError::Empty(source.describe()));
     }
