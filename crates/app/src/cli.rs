@@ -15,6 +15,8 @@ mod model;
 mod model_file;
 mod output;
 mod pretrain;
+mod pseudo_targets;
+mod query_cost;
 mod scenes;
 mod search;
 mod spec;
@@ -66,6 +68,7 @@ enum Command {
     Match(matching::Match),
     Classify(classify::Classify),
     Fill(fill::Fill),
+    PseudoTargets(pseudo_targets::PseudoTargets),
     Ask(ask::Ask),
     Compare(ask::Compare),
     Entail(ask::Entail),
@@ -109,6 +112,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ended> {
         Command::Match(args) => matching::run(args, output)?,
         Command::Classify(args) => classify::run(args, output)?,
         Command::Fill(args) => fill::run(args, output)?,
+        Command::PseudoTargets(args) => pseudo_targets::run(args, output)?,
         Command::Ask(args) => ask::run(args, output)?,
         Command::Compare(args) => ask::run_compare(args, output)?,
         Command::Entail(args) => ask::run_entail(args, output)?,

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use fitup_data::images::{DecodeLimits, decode};
-use fitup_data::preview::{SheetItem, contact_sheet};
+use fitup_data::preview::{LINES, SheetItem, contact_sheet};
 use fitup_data::scenes::{ScenesOptions, check, generate};
 use fitup_data::sources::{SourceSpec, open};
 
@@ -48,6 +48,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             })
         })
         .collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?;
-    contact_sheet(&items, 5, options.side).save(options.out.join("sheet.png"))?;
+    contact_sheet(&items, 5, options.side, LINES).save(options.out.join("sheet.png"))?;
     Ok(())
 }

@@ -9,8 +9,8 @@ use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 use unicode_normalization::UnicodeNormalization;
 
-/// Lines of text below a picture.
-const LINES: usize = 4;
+/// Lines of text below a picture, where nothing else is asked.
+pub const LINES: usize = 4;
 /// Height of a line in pixels; glyphs are 6x10.
 const LINE_HEIGHT: u32 = 11;
 const GLYPH_WIDTH: u32 = 6;
@@ -32,24 +32,23 @@ pub struct SheetItem {
     pub caption: String,
 }
 
-/// Draws the items row by row into a grid of `columns`, each picture fitted into a square of `cell` pixels.
+/// Draws the items row by row into a grid of `columns`, each picture fitted into a square of `cell` pixels, with `lines`
+/// lines of text below.
 ///
 /// `columns` is at least 1, `cell` between 48 and 2048; other values are moved into that range. Letters beyond
 /// Latin-9 lose their accents, or become `?` where they are not Latin.
-pub fn contact_sheet(items: &[SheetItem], columns: usize, cell: u32) -> RgbImage {
+pub fn contact_sheet(items: &[SheetItem], columns: usize, cell: u32, lines: usize) -> RgbImage {
     let cell = cell.clamp(SMALLEST_CELL, LARGEST_CELL);
     let columns = columns.clamp(1, items.len().max(1)) as u32;
     let rows = (items.len() as u32).div_ceil(columns);
-    let (across, down) = (cell + GAP, cell + GAP + LINES as u32 * LINE_HEIGHT);
+    let (across, down) = (cell + GAP, cell + GAP + lines as u32 * LINE_HEIGHT);
     let mut sheet = RgbImage::from_pixel(GAP + columns * across, GAP + rows * down, Rgb([255; 3]));
     for (at, item) in items.iter().enumerate() {
         let (column, row) = (at as u32 % columns, at as u32 / columns);
         let (left, top) = (GAP + column * across, GAP + row * down);
         draw_picture(&mut sheet, &item.image, left, top, cell);
-        for (line, text) in wrap(&printable(&item.caption), (cell / GLYPH_WIDTH) as usize)
-            .iter()
-            .enumerate()
-        {
+        let width = (cell / GLYPH_WIDTH) as usize;
+        for (line, text) in written(&item.caption, width, lines).iter().enumerate() {
             draw_text(
                 &mut sheet,
                 text,
@@ -149,7 +148,26 @@ fn printable(text: &str) -> String {
     plain
 }
 
-/// Breaks at spaces, and inside words that are longer than a line; the last line ends in `..` if text is left.
+/// The lines of a caption; the last ends in `..` if text is left.
+fn written(caption: &str, width: usize, most: usize) -> Vec<String> {
+    let lines = caption
+        .lines()
+        .flat_map(|line| wrap(&printable(line), width));
+    let mut lines: Vec<String> = lines.collect();
+    if lines.len() > most {
+        lines.truncate(most);
+        if let Some(last) = lines.last_mut() {
+            let kept: String = last
+                .chars()
+                .take(width.saturating_sub(ELLIPSIS.len()))
+                .collect();
+            *last = format!("{}{ELLIPSIS}", kept.trim_end());
+        }
+    }
+    lines
+}
+
+/// Breaks at spaces, and inside words that are longer than a line.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -167,16 +185,6 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
             letters = rest;
         }
         lines.push(letters.into_iter().collect());
-    }
-    if lines.len() > LINES {
-        lines.truncate(LINES);
-        if let Some(last) = lines.last_mut() {
-            let kept: String = last
-                .chars()
-                .take(width.saturating_sub(ELLIPSIS.len()))
-                .collect();
-            *last = format!("{}{ELLIPSIS}", kept.trim_end());
-        }
     }
     lines
 }
@@ -197,9 +205,10 @@ mod tests {
         assert_eq!(wrap("a small red teapot", 9), ["a small", "red", "teapot"]);
         assert_eq!(wrap("extraordinarily", 6), ["extrao", "rdinar", "ily"]);
         assert_eq!(
-            wrap("one two three four five six", 5),
+            written("one two three four five six", 5, 4),
             ["one", "two", "three", "fou.."]
         );
+        assert_eq!(written("one two\nthree", 9, 4), ["one two", "three"]);
         assert!(wrap("  ", 10).is_empty());
     }
 
@@ -219,7 +228,7 @@ mod tests {
             item(200, 100, ""),
             item(30, 90, "third"),
         ];
-        let sheet = contact_sheet(&items, 2, 64);
+        let sheet = contact_sheet(&items, 2, 64, LINES);
         let row = 64 + 8 + 44;
         assert_eq!(sheet.dimensions(), (8 + 2 * 72, 8 + 2 * row));
         for (column, row_at) in [(0, 0), (1, 0), (0, 1)] {
@@ -238,7 +247,7 @@ mod tests {
 
     #[test]
     fn odd_sizes_do_not_panic() {
-        assert_eq!(contact_sheet(&[], 0, 0).dimensions(), (8 + 56, 8));
-        contact_sheet(&[item(0, 0, "empty"), item(1, 4000, "thin")], 9, 1);
+        assert_eq!(contact_sheet(&[], 0, 0, LINES).dimensions(), (8 + 56, 8));
+        contact_sheet(&[item(0, 0, "empty"), item(1, 4000, "thin")], 9, 1, LINES);
     }
 }

@@ -62,7 +62,7 @@ pub use generate::{MadeSplit, ScenesError, generate};
 pub use graph::{Category, Colour, Object, Region, Scene, Side, Size, Split};
 pub use lexicon::LexiconError;
 pub use noise::{Caption, Noise};
-pub use options::{ScenesOptions, Storage};
+pub use options::{HeldOut, ScenesOptions, Storage};
 pub use pair_program::PairProgram;
 pub use pairs::PairStatement;
 pub use program::{Attribute, Kind, Program, Query, Reading, Relation, Truth};

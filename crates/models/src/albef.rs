@@ -24,7 +24,7 @@ use crate::objectives::itc::{self, Itc, ItcKeys};
 use crate::objectives::itm::{self, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
 use crate::system::{
-    EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, no_multiple,
+    EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, Teacher, no_multiple,
 };
 use crate::weights::host_values;
 
@@ -564,5 +564,15 @@ impl MaskedWords for AlbefEncoders {
             masked,
             None,
         )
+    }
+}
+
+impl Teacher for AlbefEncoders {
+    fn embed_images(&self, image: Tensor<4>) -> Tensor<2> {
+        self.embed_image(image)
+    }
+
+    fn embed_texts(&self, input_ids: Tensor<2, Int>, attention_mask: Tensor<2, Int>) -> Tensor<2> {
+        self.encode_text(input_ids, attention_mask, None).embed
     }
 }

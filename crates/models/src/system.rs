@@ -142,3 +142,12 @@ pub trait MaskedWords: Debug {
         masked: &MaskedPositions,
     ) -> Tensor<2>;
 }
+
+/// A momentum model: what gives a run its soft targets.
+pub trait Teacher: MaskedWords {
+    /// `image`: `[n, 3, image_size, image_size]`, normalised; returns unit rows, `[n, embed_dim]`.
+    fn embed_images(&self, image: Tensor<4>) -> Tensor<2>;
+
+    /// `input_ids`, `attention_mask`: `[n, seq]`; returns unit rows, `[n, embed_dim]`.
+    fn embed_texts(&self, input_ids: Tensor<2, Int>, attention_mask: Tensor<2, Int>) -> Tensor<2>;
+}

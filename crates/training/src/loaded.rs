@@ -4,6 +4,7 @@
 mod collection;
 mod fill;
 mod indexing;
+mod pseudo_targets;
 mod search;
 mod task;
 
@@ -15,7 +16,7 @@ use fitup_data::sources::SourceError;
 use fitup_data::text::{Tokenizer, TokenizerError, pre_caption};
 use fitup_index::{Dtype, ModelId, StoreError, StoreSpec};
 use fitup_models::layers::packing::Pairs;
-use fitup_models::system::{EncodedImages, EncodedTexts, MaskedWords, Matching, System};
+use fitup_models::system::{EncodedImages, EncodedTexts, Matching, System, Teacher};
 use fitup_models::weights::{TensorMap, WeightsError, host_values};
 use image::RgbImage;
 
@@ -28,6 +29,7 @@ use crate::tasks::retrieval::{Scorer, match_pairs};
 pub use collection::{Collection, Pictures};
 pub use fill::{Filled, FilledMask};
 pub use indexing::{IndexOptions, IndexReport, TEXTS};
+pub use pseudo_targets::{PseudoTargets, TextPool};
 pub use search::{Found, SearchResult};
 pub use task::{ClassProbability, LoadedTask, Said};
 
@@ -151,7 +153,7 @@ pub struct LoadedModel {
     /// The model.
     pub model: Box<dyn System>,
     /// Its momentum copy, where the file holds one.
-    pub momentum: Option<Box<dyn MaskedWords>>,
+    pub momentum: Option<Box<dyn Teacher>>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// What it does to a picture before encoding it.

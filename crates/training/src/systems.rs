@@ -3,14 +3,14 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use fitup_data::loader::Part;
-use fitup_models::system::{MaskedWords, System};
+use fitup_models::system::{System, Teacher};
 use fitup_models::weights::{self, TensorMap, WeightsError};
 
 use crate::albef::is_model;
 use crate::recipe::{Recipe, SystemKind};
 
 /// A system in use, and its momentum copy where it has one.
-pub type Opened = (Box<dyn System>, Option<Box<dyn MaskedWords>>);
+pub type Opened = (Box<dyn System>, Option<Box<dyn Teacher>>);
 
 /// Puts a checkpoint's tensors into the system of its recipe; a CLIP's may be in any published
 /// layout. `None` where that is no system to be used but the start of a later run: an image
@@ -39,7 +39,7 @@ pub fn open(
                         weights::albef_momentum_name,
                         weights::is_momentum,
                     )?;
-                    Some(Box::new(encoders) as Box<dyn MaskedWords>)
+                    Some(Box::new(encoders) as Box<dyn Teacher>)
                 }
             };
             Ok(Some((Box::new(model), momentum)))

@@ -3,6 +3,7 @@
 pub mod classes;
 pub mod examples;
 pub mod masked;
+pub mod query_cost;
 pub mod retrieval;
 pub mod vqa;
 pub mod zero_shot;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use fitup_data::images::{DecodeLimits, decode};
 use fitup_data::pictograms::{BuildOptions, SampleOptions, build, check_splits, write_sample};
-use fitup_data::preview::{SheetItem, contact_sheet};
+use fitup_data::preview::{LINES, SheetItem, contact_sheet};
 use fitup_data::sources::{self, Source, stable_hash};
 use fitup_data::stats::{RecordView, StatsCounter};
 use serde_json::json;
@@ -241,7 +241,7 @@ fn preview(args: &Preview, output: Output) -> Result<()> {
         );
     }
     let columns = (1.4 * items.len() as f64).sqrt().ceil() as usize;
-    let sheet = contact_sheet(&items, columns, 128);
+    let sheet = contact_sheet(&items, columns, 128, LINES);
     let mut png = std::io::Cursor::new(Vec::new());
     sheet
         .write_to(&mut png, image::ImageFormat::Png)

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::evaluate_task::{self, Entailment, Nlvr2, Vqa};
 use super::model_file::ModelArgs;
 use super::output::Output;
+use super::query_cost::{self, QueryCostArgs};
 use super::spec;
 use super::zero_shot::{self, ZeroShot};
 use crate::progress::Phases;
@@ -29,6 +30,7 @@ pub enum Evaluate {
     Vqa(Vqa),
     Nlvr2(Nlvr2),
     Entailment(Entailment),
+    QueryCost(QueryCostArgs),
 }
 
 /// Image-text retrieval both ways, as ALBEF measures it
@@ -75,6 +77,7 @@ pub fn run(args: &Evaluate, output: Output) -> Result<()> {
         Evaluate::Vqa(args) => return evaluate_task::vqa(args, output),
         Evaluate::Nlvr2(args) => return evaluate_task::nlvr2(args, output),
         Evaluate::Entailment(args) => return evaluate_task::entailment(args, output),
+        Evaluate::QueryCost(args) => return query_cost::run(args, output),
     };
     let spec = spec::parse(&args.data)?;
     let model = args.model.open()?;

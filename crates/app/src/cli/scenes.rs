@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use fitup_data::scenes::{MadeSplit, ScenesOptions, Storage, check, generate};
+use fitup_data::scenes::{HeldOut, MadeSplit, ScenesOptions, Storage, check, generate};
 use serde_json::json;
 
 use super::output::{Output, grouped, megabytes};
@@ -66,6 +66,9 @@ pub struct Scenes {
     /// Only so many different names, those with most drawings; fewer make an easier world [default: all]
     #[arg(long, value_name = "N")]
     names: Option<usize>,
+    /// What val and test are made of
+    #[arg(long, value_enum, default_value_t = Held::Makers)]
+    held_out: Held,
     /// How pictures are stored
     #[arg(long, value_enum, default_value_t = Store::Files)]
     store: Store,
@@ -78,6 +81,14 @@ pub struct Scenes {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Held {
+    /// Drawings that the pictograms hold out, mostly by a maker who is not in training
+    Makers,
+    /// Of every name one maker's drawings: the style has been seen, the drawing not
+    Drawings,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Store {
     /// JPEG files in `images/`
     Files,
@@ -107,6 +118,10 @@ pub fn run(args: &Scenes, output: Output) -> Result<()> {
         noise: args.noise,
         curtains: args.curtains,
         names: args.names,
+        held_out: match args.held_out {
+            Held::Makers => HeldOut::Makers,
+            Held::Drawings => HeldOut::Drawings,
+        },
         storage: match args.store {
             Store::Files => Storage::Files,
             Store::Shards => Storage::Shards,

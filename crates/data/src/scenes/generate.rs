@@ -134,7 +134,11 @@ pub fn generate(
                     Some(drawings) => drawings,
                     none => {
                         progress("pictograms", 0, 1);
-                        none.insert(Drawings::read(&options.pictograms, options.names)?)
+                        none.insert(Drawings::read(
+                            &options.pictograms,
+                            options.names,
+                            options.held_out,
+                        )?)
                     }
                 };
                 make(options, split, &drawings.lexicon(split)?, &folder, progress)?

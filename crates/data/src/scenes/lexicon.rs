@@ -1,8 +1,10 @@
 //! Which things a split can show, and which names must not be played against each other.
 //!
-//! Splits take the pictograms' own: scenes to train on are made of the split `train`, the others of drawings that
-//! are held out there (`val`, `test`, `test_style`), dealt out to `val` and `test` by a hash of family and maker. So
-//! a model that was trained on pictograms has not seen the drawings of held-out scenes either.
+//! Splits share no drawing, in one of two ways ([`HeldOut`]). Either they take the pictograms' own: scenes to train on
+//! are made of the split `train`, the others of drawings that are held out there (`val`, `test`, `test_style`), dealt
+//! out to `val` and `test` by a hash of family and maker. So a model that was trained on pictograms has not seen the
+//! drawings of held-out scenes either; most of them are of a maker whose style it has never seen. Or of every name one
+//! maker's drawings are held out for `test` and another's for `val`: what is new is the drawing, not the style.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use thiserror::Error;
 use super::colour::clear_colour;
 use super::graph::{Category, Colour, Split};
 use super::names::names;
+use super::options::HeldOut;
 use crate::pictograms::{
     Pictogram, ReadError, Record, hash48, list_shards, maker, premultiply, read_shard, tight_box,
 };
@@ -102,10 +105,13 @@ pub(super) struct Drawings {
 
 impl Drawings {
     /// Reads the pictogram shards of a folder, keeping the `most` names that have most drawings to train on.
-    pub(super) fn read(folder: &Path, most: Option<usize>) -> Result<Self, LexiconError> {
-        let mut by_split: [Vec<Pictogram>; 3] = Default::default();
+    pub(super) fn read(
+        folder: &Path,
+        most: Option<usize>,
+        held_out: HeldOut,
+    ) -> Result<Self, LexiconError> {
+        let mut found: Vec<(usize, Pictogram)> = Vec::new();
         let mut words: Vec<BTreeSet<String>> = vec![BTreeSet::new(); names().len()];
-        let mut drawn = vec![0usize; names().len()];
         for (pictograms, path) in list_shards(folder)? {
             if !["train", "val", "test", "test_style"].contains(&pictograms.as_str()) {
                 continue;
@@ -126,10 +132,22 @@ impl Drawings {
                         .flat_map(|keyword| keyword.split_whitespace())
                         .map(str::to_lowercase),
                 );
-                let split = split_of(record);
-                drawn[at] += usize::from(split == Split::Train);
-                by_split[split as usize].push(pictogram);
+                found.push((at, pictogram));
             }
+        }
+        let mut makers: Vec<BTreeSet<String>> = vec![BTreeSet::new(); names().len()];
+        for (at, pictogram) in &found {
+            makers[*at].insert(maker(&pictogram.record.source).to_owned());
+        }
+        let mut by_split: [Vec<Pictogram>; 3] = Default::default();
+        let mut drawn = vec![0usize; names().len()];
+        for (at, pictogram) in found {
+            let split = match held_out {
+                HeldOut::Makers => split_of(&pictogram.record),
+                HeldOut::Drawings => split_of_name(&pictogram.record, &makers[at]),
+            };
+            drawn[at] += usize::from(split == Split::Train);
+            by_split[split as usize].push(pictogram);
         }
         // What was never shown in training cannot be asked for.
         let mut used: Vec<usize> = (0..names().len()).filter(|&at| drawn[at] > 0).collect();
@@ -228,7 +246,20 @@ impl Drawings {
     }
 }
 
-/// The split of scenes that a drawing belongs to.
+/// The split of a drawing where of every name one maker's are held out for `test` and another's for `val`; of a name
+/// that few have drawn, training comes first, then `test`.
+fn split_of_name(record: &Record, makers: &BTreeSet<String>) -> Split {
+    let mut order: Vec<&String> = makers.iter().collect();
+    order.sort_by_key(|maker| hash48(&format!("scenes {} {maker}", record.name)));
+    let own = maker(&record.source);
+    match order.iter().position(|maker| maker.as_str() == own) {
+        Some(0) if makers.len() > 1 => Split::Test,
+        Some(1) if makers.len() > 2 => Split::Val,
+        _ => Split::Train,
+    }
+}
+
+/// The split of scenes that a drawing belongs to by the pictograms' own splits.
 fn split_of(record: &Record) -> Split {
     if record.split == "train" {
         return Split::Train;

@@ -9,7 +9,7 @@ use super::generate::ScenesError;
 use super::graph::Split;
 
 /// Raised when the same options give other files.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,17 @@ pub enum Storage {
     Shards,
     /// Both.
     Both,
+}
+
+/// What scenes to choose by and to report on are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeldOut {
+    /// The drawings that the pictograms hold out, most of them by a maker who is not in training.
+    #[default]
+    Makers,
+    /// Of every name one maker's drawings for each: the style has been seen, the drawing not.
+    Drawings,
 }
 
 /// What to make, and where.
@@ -42,6 +53,8 @@ pub struct ScenesOptions {
     pub curtains: f64,
     /// Only so many different names, those with most drawings to train on; `None` for all.
     pub names: Option<usize>,
+    /// What is held out.
+    pub held_out: HeldOut,
     /// How pictures are stored.
     pub storage: Storage,
     /// Threads to work on; 0 for one per core. The result does not depend on it.
@@ -60,6 +73,7 @@ impl ScenesOptions {
             noise: 0.0,
             curtains: 0.35,
             names: None,
+            held_out: HeldOut::Makers,
             storage: Storage::Files,
             threads: 0,
         }
@@ -106,6 +120,7 @@ impl ScenesOptions {
             "noise": if split == Split::Train { self.noise } else { 0.0 },
             "curtains": self.curtains,
             "names": self.names,
+            "held_out": self.held_out,
             "storage": self.storage,
         })
     }

@@ -81,7 +81,10 @@ impl LoadedModel {
         }
         let pixels = self.prepare(image);
         let words = |model| self.words(model, &pixels, &ids, &index, top);
-        let momentum = self.momentum.as_deref().map(words);
+        let momentum = self
+            .momentum
+            .as_deref()
+            .map(|m| words(m as &dyn MaskedWords));
         let model = words(model);
         let mut momentum = momentum.map(Vec::into_iter);
         let masks = model

@@ -1,0 +1,322 @@
+"""Everything that docs/results.md says of scenes, run from the start: data, training, scores.
+
+    python benches/scenes/study.py                       all of it, two runs at a time
+    python benches/scenes/study.py --only tasks          one part: tasks, systems, noise, cost
+    python benches/scenes/study.py --table               no run: the tables of what is there
+
+A run that is whole is not repeated, and one that was stopped goes on where it was. Runs lie in
+`runs/scenes/`, scores in `runs/scenes/scores/`. Python 3.11, nothing else.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = ROOT / "runs/scenes"
+SCORES = RUNS / "scores"
+DATA = ROOT / "data/scenes"
+SEEDS = (1, 2, 3)
+TASKS = ("vqa", "nlvr2", "entailment", "retrieval")
+SYSTEMS = ("clip", "vilt", "vlmo")
+SYSTEM_TASKS = ("vqa", "nlvr2", "entailment")
+NOISE = (0, 30, 60)
+NOISE_SEEDS = (1, 2)
+TEST = {
+    "vqa": "vqa.json",
+    "nlvr2": "nlvr2.jsonl",
+    "entailment": "snli_ve.jsonl",
+}
+
+
+class Job:
+    """One command, after others; done when `done` says so."""
+
+    def __init__(self, name, command, done, after=(), resumable=False):
+        self.name, self.command, self.done, self.after = name, command, done, after
+        self.resumable = resumable
+
+
+def main():
+    options = arguments()
+    os.chdir(ROOT)
+    SCORES.mkdir(parents=True, exist_ok=True)
+    if not options.table:
+        jobs = plan(options)
+        run(jobs, options)
+    print(tables(options))
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default="target/release/fitup", help="fitup, already built")
+    parser.add_argument("--only", action="append", choices=["tasks", "systems", "noise", "cost"], default=[])
+    parser.add_argument("--lanes", type=int, default=2, help="runs at a time (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run (default 1)")
+    parser.add_argument("--steps", type=int, default=900, help="steps of fine-tuning (default 900)")
+    parser.add_argument("--system-steps", type=int, default=2500, help="steps of another system (default 2500)")
+    parser.add_argument("--noise-steps", type=int, default=900, help="steps of a run on noise (default 900)")
+    parser.add_argument("--pretrained", type=Path, help="ALBEF on scenes; default: trained here")
+    parser.add_argument("--table", action="store_true", help="run nothing, print what was measured")
+    return parser.parse_args()
+
+
+def plan(options):
+    parts = options.only or ["tasks", "systems", "noise", "cost"]
+    fitup = options.binary
+    jobs = [scenes(fitup, DATA, 0)]
+    base = options.pretrained or RUNS / "albef"
+    before = ["scenes"]
+    if not options.pretrained:
+        jobs.append(pretrain(fitup, "albef", "albef-scenes", after=["scenes"]))
+        before = ["albef"]
+    if "tasks" in parts or "cost" in parts:
+        jobs += tasks(options, base, before)
+    if "systems" in parts or "cost" in parts:
+        for system in SYSTEMS:
+            extra = [f"run.steps={options.system_steps}"]
+            jobs.append(pretrain(fitup, system, f"{system}-scenes", extra, ["scenes"]))
+            for task in SYSTEM_TASKS if "systems" in parts else ():
+                extra = [f"run.steps={options.steps}", "task.distill=false"]
+                name = f"{system}-{task}"
+                jobs.append(finetune(fitup, name, task, RUNS / system, extra, [system]))
+                jobs.append(evaluate(fitup, name, task, after=[name]))
+    if "noise" in parts:
+        jobs += noise(options)
+    if "cost" in parts:
+        every = tuple(job.name for job in jobs)
+        for system in ("albef", *SYSTEMS):
+            model = base if system == "albef" else RUNS / system
+            command = [fitup, "evaluate", "query-cost", "--model", model, *captions("test"), "--json"]
+            # Alone on the machine: after everything else.
+            jobs.append(score(f"cost-{system}", command, after=every))
+    return jobs
+
+
+def tasks(options, base, before):
+    fitup = options.binary
+    steps = f"run.steps={options.steps}"
+    jobs = [finetune(fitup, "text-assignment", "text-assignment", base, [steps], before)]
+    for seed in SEEDS:
+        for task in TASKS:
+            name = f"albef-{task}-{seed}"
+            paired = task == "nlvr2"
+            start = RUNS / "text-assignment" if paired else base
+            after = ["text-assignment"] if paired else before
+            jobs.append(finetune(fitup, name, task, start, [steps, f"seed={seed}"], after))
+            jobs.append(evaluate(fitup, name, task, after=[name]))
+            if task == "retrieval":
+                test = DATA / "test"
+                command = [
+                    fitup, "evaluate", "grounding", "--model", RUNS / name, "--references", test / "refs.json",
+                    "--instances", test / "instances.json", "--proposals", test / "dets.json", "--images", test, "--json",
+                ]
+                jobs.append(score(f"albef-grounding-{seed}", command, after=[name]))
+    command = [fitup, "evaluate", "retrieval", "--model", base, *captions("test"), "--texts", "all", "--json"]
+    jobs.append(score("albef-zero-shot-retrieval", command, after=before))
+    command = [fitup, "data", "scenes-check", DATA, "--json"]
+    jobs.append(score("baselines", command, after=["scenes"]))
+    return jobs
+
+
+def noise(options):
+    fitup = options.binary
+    jobs = []
+    for share in NOISE:
+        folder = DATA if share == 0 else DATA.with_name(f"scenes-noise-{share}")
+        data = "scenes" if share == 0 else f"scenes-noise-{share}"
+        if share:
+            jobs.append(scenes(fitup, folder, share))
+        for distill in (True, False):
+            for seed in NOISE_SEEDS:
+                name = f"noise-{share}-{'distilled' if distill else 'plain'}-{seed}"
+                files = f'["{folder}/train/captions.json"]'
+                extra = [
+                    f"seed={seed}",
+                    f"run.steps={options.noise_steps}",
+                    "run.evaluate_every=0",
+                    f'data.train={{ kind = "albef-json", files = {files}, image_root = "{folder}/train" }}',
+                    f"objectives.distill_itc={str(distill).lower()}",
+                    f"objectives.distill_mlm={str(distill).lower()}",
+                    "objectives.alpha_ramp_epochs=0.5",
+                    "objectives.fusion_start=300",
+                    "objectives.queue_start=100",
+                ]
+                jobs.append(pretrain(fitup, name, "albef-scenes", extra, [data]))
+                command = [fitup, "evaluate", "retrieval", "--model", RUNS / name, *captions("test"), "--json"]
+                jobs.append(score(f"retrieval-{name}", command, after=[name]))
+    return jobs
+
+
+def captions(split):
+    return ["--data", f"{DATA}/{split}/captions.json:{DATA}/{split}"]
+
+
+def scenes(fitup, folder, share):
+    command = [
+        fitup, "data", "scenes", "--pictograms", "data/pictograms", "--out", folder, "--names", "80", "--side", "96",
+        "--train", "40000", "--noise", str(share / 100),
+    ]
+    name = "scenes" if share == 0 else f"scenes-noise-{share}"
+    return Job(name, command, lambda: (folder / "test/split.json").exists())
+
+
+def pretrain(fitup, name, recipe, extra=(), after=()):
+    command = [fitup, "pretrain", recipe, "--out", RUNS / name, "--set", "data.workers=1", *overrides(extra)]
+    return Job(name, command, finished(RUNS / name), after, resumable=True)
+
+
+def finetune(fitup, name, task, start, extra, after):
+    command = [
+        fitup, "finetune", task, "--from", start, "--out", RUNS / name, "--set", "data.workers=1",
+        "--set", "run.evaluate_every=0", *overrides(extra),
+    ]
+    return Job(name, command, finished(RUNS / name), after, resumable=True)
+
+
+def evaluate(fitup, name, task, after):
+    if task == "retrieval":
+        command = [fitup, "evaluate", "retrieval", "--model", RUNS / name, *captions("test"), "--texts", "all", "--json"]
+    else:
+        test = DATA / "test"
+        command = [
+            fitup, "evaluate", task, "--model", RUNS / name, "--data", test / TEST[task], "--images", test, "--json",
+        ]
+    return score(name, command, after)
+
+
+def score(name, command, after):
+    path = SCORES / f"{name}.json"
+    return Job(f"score {name}", [*command, path], path.exists, after)
+
+
+def overrides(extra):
+    return [part for value in extra for part in ("--set", value)]
+
+
+def finished(folder):
+    """A run is whole when its last line in the study's log says so."""
+    return lambda: (folder / "whole").exists()
+
+
+def run(jobs, options):
+    waiting = [job for job in jobs if not job.done()]
+    whole = {job.name for job in jobs if job.done()}
+    failed = set()
+    lock = threading.Condition()
+
+    def lane():
+        while True:
+            with lock:
+                while True:
+                    ready = next((job for job in waiting if all(name in whole for name in job.after)), None)
+                    blocked = [job for job in waiting if any(name in failed for name in job.after)]
+                    for job in blocked:
+                        waiting.remove(job)
+                        failed.add(job.name)
+                    if ready or not waiting:
+                        break
+                    lock.wait()
+                if ready is None:
+                    lock.notify_all()
+                    return
+                waiting.remove(ready)
+            good = carry_out(ready, options)
+            with lock:
+                (whole if good else failed).add(ready.name)
+                lock.notify_all()
+
+    lanes = [threading.Thread(target=lane) for _ in range(options.lanes)]
+    for thread in lanes:
+        thread.start()
+    for thread in lanes:
+        thread.join()
+    if failed:
+        sys.exit(f"failed: {', '.join(sorted(failed))}; their logs lie in {RUNS}")
+
+
+def carry_out(job, options):
+    command = [str(part) for part in job.command]
+    out = None
+    if job.name.startswith("score "):
+        out = Path(command.pop())
+    elif job.resumable:
+        folder = Path(command[command.index("--out") + 1])
+        if any((folder / "checkpoints").glob("*.safetensors")):
+            command.append("--resume")
+    log = RUNS / f"{job.name.replace(' ', '-')}.log"
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads)}
+    started = time.monotonic()
+    with open(log, "a") as told:
+        done = subprocess.run(command, stdout=subprocess.PIPE if out else told, stderr=told, env=environment, check=False)
+    minutes = (time.monotonic() - started) / 60
+    print(f"{'done' if done.returncode == 0 else 'FAILED'} {job.name} in {minutes:.1f} min", flush=True)
+    if done.returncode != 0:
+        return False
+    if out:
+        partial = out.with_suffix(".partial")
+        partial.write_bytes(done.stdout)
+        partial.rename(out)
+    elif job.resumable:
+        (folder / "whole").touch()
+    return True
+
+
+def read(name):
+    path = SCORES / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def accuracies(prefix):
+    found = [read(f"{prefix}-{seed}") for seed in SEEDS]
+    return [result["result"]["accuracy"] for result in found if result]
+
+
+def spread(values):
+    if not values:
+        return "not run"
+    return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})"
+
+
+def tables(_options):
+    lines = ["| task | seeds: mean (each) |", "|---|---|"]
+    for task in ("vqa", "nlvr2", "entailment"):
+        lines.append(f"| {task} | {spread(accuracies(f'albef-{task}'))} |")
+    for seed in SEEDS:
+        for name in (f"albef-retrieval-{seed}", f"albef-grounding-{seed}"):
+            found = read(name)
+            if found:
+                lines.append(f"| {name} | {json.dumps(found['result'])} |")
+    lines += ["", "| system | vqa | nlvr2 | entailment |", "|---|---|---|---|"]
+    for system in SYSTEMS:
+        cells = [read(f"{system}-{task}") for task in SYSTEM_TASKS]
+        cells = [f"{cell['result']['accuracy']:.1f}" if cell else "not run" for cell in cells]
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    lines += ["", "| noise | distilled | IR R@1/5/10 ITC | re-ranked | TR R@1/5/10 ITC | re-ranked |", "|---|---|---|---|---|---|"]
+    for share in NOISE:
+        for kind in ("distilled", "plain"):
+            for seed in NOISE_SEEDS:
+                found = read(f"retrieval-noise-{share}-{kind}-{seed}")
+                if not found:
+                    continue
+                cells = []
+                for side in ("img", "txt"):
+                    for ranking in ("itc", "reranked"):
+                        scores = found["result"][ranking]["official"]
+                        cells.append(" / ".join(f"{scores[f'{side}_r{k}']:.1f}" for k in (1, 5, 10)))
+                lines.append(f"| {share} % | {kind}, seed {seed} | {' | '.join(cells)} |")
+    for system in ("albef", *SYSTEMS):
+        found = read(f"cost-{system}")
+        if found:
+            lines.append(f"cost {system}: {json.dumps(found['milliseconds'])}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
