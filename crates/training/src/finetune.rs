@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::albef::is_model;
 use crate::momentum;
-use crate::parameter_groups::ParameterGroup;
+use crate::parameter_groups::{ParameterGroup, albef_group};
 use crate::recipe::{Recipe, TaskKind};
 use crate::tasks::classes::{self, Classifying};
 use crate::tasks::examples::Preparation;
@@ -26,19 +26,25 @@ use crate::trainer::{Pretrain, Scores, StepLosses, StepNumbers, TrainError, Vali
 /// Keeps the draws of new heads apart from those of pre-training.
 const SALT: u64 = 0xF17E_0000;
 
-/// A model with the head of a task.
+/// A model with the head of a task. Names and groups are ALBEF's where a model does not say otherwise.
 pub trait TaskModel: Module + Sized + Send + Sync {
     /// All weights zero, for a recipe's sizes and task.
     fn empty(recipe: &Recipe, device: &Device) -> Self;
 
     /// Official name of a parameter path.
-    fn parameter_name(path: &str) -> String;
+    fn parameter_name(path: &str) -> String {
+        weights::albef_task_name(path)
+    }
 
     /// Official name of a parameter of the momentum copy.
-    fn momentum_name(path: &str) -> String;
+    fn momentum_name(path: &str) -> String {
+        weights::albef_task_momentum_name(path)
+    }
 
     /// How fast a parameter learns, and whether it decays.
-    fn parameter_group(name: &str, shape: &[usize]) -> ParameterGroup;
+    fn parameter_group(name: &str, shape: &[usize]) -> ParameterGroup {
+        albef_group(name, shape)
+    }
 
     /// The tensors of a model that starts from a pre-trained one's. `drawn`: all of it, with its momentum copy
     /// where [`Self::MOMENTUM_FROM_PRETRAINED`].

@@ -10,7 +10,7 @@ use fitup_training::recipe::{ModelRecipe, Recipe};
 use super::Ended;
 use super::model_file::resolve;
 use super::output::Output;
-use super::pretrain::{Run, train};
+use super::pretrain::{RunArgs, train};
 use crate::hub;
 
 const EXAMPLES: &str = "\
@@ -63,30 +63,16 @@ pub struct Finetune {
     /// recipe has the sizes, any file with official names
     #[arg(long, value_name = "MODEL", required_unless_present = "resume")]
     from: Option<PathBuf>,
-    /// Folder of the run [default: runs/NAME]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Go on from the newest checkpoint of the run
-    #[arg(long)]
-    resume: bool,
-    /// Change one field of the recipe, for example schedule.lr=3e-5; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Compute device: cpu, wgpu or cuda:N (as the binary was built)
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// Steps to take in all, as --set run.steps=N
-    #[arg(long, value_name = "N")]
-    steps: Option<u64>,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 pub fn run(args: &Finetune, output: Output) -> Result<Ended> {
-    let mut overrides = args.set.clone();
-    overrides.extend(args.steps.map(|steps| format!("run.steps={steps}")));
+    let overrides = args.run.overrides();
     let (origin, text) = text(&args.recipe)?;
     let table: toml::Table = toml::from_str(&text).with_context(|| origin.clone())?;
     let name = table.get("name").and_then(toml::Value::as_str);
-    let folder = match (&args.out, name) {
+    let folder = match (&args.run.out, name) {
         (Some(folder), _) => folder.clone(),
         (None, name) => Path::new("runs").join(name.unwrap_or(&args.recipe)),
     };
@@ -95,7 +81,7 @@ pub fn run(args: &Finetune, output: Output) -> Result<Ended> {
         None => None,
     };
     // A run that goes on has its sizes beside it.
-    let base = if args.resume {
+    let base = if args.run.resume {
         let before = folder.join("recipe.toml");
         let before = Recipe::load(&before, &[])
             .with_context(|| format!("{}: no run to go on from", folder.display()))?;
@@ -117,12 +103,7 @@ pub fn run(args: &Finetune, output: Output) -> Result<Ended> {
     if from.is_some() {
         recipe.model.init_weights = from;
     }
-    let run = Run {
-        out: args.out.as_deref(),
-        resume: args.resume,
-        device: &args.device,
-    };
-    train(recipe.with_answers()?, run, output)
+    train(recipe.with_answers()?, &args.run, output)
 }
 
 /// The sizes that a checkpoint of fitup's tells; `None` for other files.

@@ -42,12 +42,19 @@ const BUILT_IN: [(&str, &str); 1] = [(
 pub struct Pretrain {
     /// Recipe file, or the name of a recipe in recipes/pretrain
     recipe: String,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Where and how a run is carried out.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
     /// Folder of the run [default: runs/NAME]
     #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub(super) out: Option<PathBuf>,
     /// Go on from the newest checkpoint of the run
     #[arg(long)]
-    resume: bool,
+    pub(super) resume: bool,
     /// Change one field of the recipe, for example schedule.lr=3e-4; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -59,42 +66,35 @@ pub struct Pretrain {
     steps: Option<u64>,
 }
 
+impl RunArgs {
+    /// The fields of the recipe that are changed.
+    pub(super) fn overrides(&self) -> Vec<String> {
+        let steps = self.steps.map(|steps| format!("run.steps={steps}"));
+        self.set.iter().cloned().chain(steps).collect()
+    }
+}
+
 pub fn run(args: &Pretrain, output: Output) -> Result<Ended> {
-    let mut overrides = args.set.clone();
-    overrides.extend(args.steps.map(|steps| format!("run.steps={steps}")));
-    let recipe = load(&args.recipe, &overrides)?;
+    let recipe = load(&args.recipe, &args.run.overrides())?;
     if let Some(kind) = recipe.task_kind() {
         bail!(
             "{} fine-tunes for {kind}: use `fitup finetune`",
             args.recipe
         );
     }
-    let run = Run {
-        out: args.out.as_deref(),
-        resume: args.resume,
-        device: &args.device,
-    };
-    train(recipe, run, output)
-}
-
-/// Where and how a run is carried out.
-pub(super) struct Run<'a> {
-    /// Its folder; absent: `runs/NAME`.
-    pub(super) out: Option<&'a Path>,
-    pub(super) resume: bool,
-    pub(super) device: &'a str,
+    train(recipe, &args.run, output)
 }
 
 /// Carries out a run, shows it and says what came of it.
-pub(super) fn train(mut recipe: Recipe, run: Run<'_>, output: Output) -> Result<Ended> {
-    let folder = match run.out {
-        Some(folder) => folder.to_owned(),
+pub(super) fn train(mut recipe: Recipe, run: &RunArgs, output: Output) -> Result<Ended> {
+    let folder = match &run.out {
+        Some(folder) => folder.clone(),
         None => Path::new("runs").join(&recipe.name),
     };
     let options = RunOptions {
         folder: folder.clone(),
         resume: run.resume,
-        device: device::open(run.device)?,
+        device: device::open(&run.device)?,
         stop: Arc::new(AtomicBool::new(false)),
     };
     stop_on_signal(&options.stop)?;

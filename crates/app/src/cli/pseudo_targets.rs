@@ -20,6 +20,9 @@ Examples:
   fitup pseudo-targets --model runs/albef-noisy --data data/scenes-noisy/train/captions.json:data/scenes-noisy/train \\
       --out pseudo-targets.png --count 6 --seed 3";
 
+/// Words of so many letters or fewer are not masked where there are longer ones.
+const SHORT: usize = 3;
+
 /// Side of a picture on the sheet.
 const CELL: u32 = 240;
 
@@ -72,8 +75,17 @@ pub fn run(args: &PseudoTargets, output: Output) -> Result<()> {
         let image = decode(&record.image, &DecodeLimits::default())
             .with_context(|| format!("picture {}", record.key))?;
         let text = record.captions.first().context("a record without text")?;
-        let words = model.clean(text)?.split(' ').count();
-        let word = stable_hash(format!("{} word {at}", args.seed).as_bytes()) as usize % words;
+        let cleaned = model.clean(text)?;
+        let words: Vec<&str> = cleaned.split(' ').collect();
+        // Articles and the like say nothing of what the model sees.
+        let mut places: Vec<usize> = (0..words.len())
+            .filter(|place| words[*place].len() > SHORT)
+            .collect();
+        if places.is_empty() {
+            places = (0..words.len()).collect();
+        }
+        let draw = stable_hash(format!("{} word {at}", args.seed).as_bytes()) as usize;
+        let word = places[draw % places.len()];
         let targets = model.pseudo_targets(&image, text, word, &pool, args.top)?;
         let mut caption = format!("GIVEN: {text}\nMASKED: {}\n", targets.masked);
         for (word, probability) in &targets.words {

@@ -11,13 +11,12 @@ use fitup_models::albef::vqa::{AlbefVqa, VqaBatch};
 use fitup_models::objectives::assignment::AssignmentDraw;
 use fitup_models::weights::initial::InitialReport;
 use fitup_models::weights::{
-    self, AlbefTask, TensorMap, WeightsError, fold_second_images, start_albef, unfold_second_images,
+    AlbefTask, TensorMap, WeightsError, fold_second_images, start_albef, unfold_second_images,
 };
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Step, TaskLoss, TaskModel, accuracy, evaluate_answers, evaluate_classes};
-use crate::parameter_groups::{ParameterGroup, albef_group};
 use crate::recipe::{Recipe, TaskKind};
 use crate::trainer::{PairTensors, Scores, TrainError, Validation};
 
@@ -26,18 +25,6 @@ impl TaskModel for AlbefVqa {
 
     fn empty(recipe: &Recipe, device: &Device) -> Self {
         recipe.model.albef().init_vqa(device)
-    }
-
-    fn parameter_name(path: &str) -> String {
-        weights::albef_task_name(path)
-    }
-
-    fn momentum_name(path: &str) -> String {
-        weights::albef_task_momentum_name(path)
-    }
-
-    fn parameter_group(name: &str, shape: &[usize]) -> ParameterGroup {
-        albef_group(name, shape)
     }
 
     fn start(
@@ -114,18 +101,6 @@ impl TaskModel for AlbefEntailment {
         recipe.model.albef().init_entailment(device)
     }
 
-    fn parameter_name(path: &str) -> String {
-        weights::albef_task_name(path)
-    }
-
-    fn momentum_name(path: &str) -> String {
-        weights::albef_task_momentum_name(path)
-    }
-
-    fn parameter_group(name: &str, shape: &[usize]) -> ParameterGroup {
-        albef_group(name, shape)
-    }
-
     fn start(
         _recipe: &Recipe,
         drawn: TensorMap,
@@ -188,18 +163,6 @@ impl TaskModel for AlbefNlvr2 {
         recipe.model.albef().init_nlvr2(device)
     }
 
-    fn parameter_name(path: &str) -> String {
-        weights::albef_task_name(path)
-    }
-
-    fn momentum_name(path: &str) -> String {
-        weights::albef_task_momentum_name(path)
-    }
-
-    fn parameter_group(name: &str, shape: &[usize]) -> ParameterGroup {
-        albef_group(name, shape)
-    }
-
     fn start(
         _recipe: &Recipe,
         drawn: TensorMap,
@@ -249,18 +212,6 @@ impl TaskModel for AlbefTextAssignment {
 
     fn empty(recipe: &Recipe, device: &Device) -> Self {
         recipe.model.albef().init_text_assignment(device)
-    }
-
-    fn parameter_name(path: &str) -> String {
-        weights::albef_task_name(path)
-    }
-
-    fn momentum_name(path: &str) -> String {
-        weights::albef_task_momentum_name(path)
-    }
-
-    fn parameter_group(name: &str, shape: &[usize]) -> ParameterGroup {
-        albef_group(name, shape)
     }
 
     fn start(
