@@ -160,7 +160,7 @@ def captions(split):
 
 def scenes(fitup, folder, share):
     command = [
-        fitup, "data", "scenes", "--pictograms", "data/pictograms", "--out", folder, "--names", "80", "--side", "120",
+        fitup, "data", "scenes", "--pictograms", "data/pictograms", "--out", folder, "--names", "60", "--side", "120",
         "--train", "40000", "--noise", str(share / 100),
     ]
     name = "scenes" if share == 0 else f"scenes-noise-{share}"

@@ -38,6 +38,7 @@ mod formats;
 mod generate;
 mod graph;
 mod lexicon;
+mod likeness;
 mod names;
 mod noise;
 mod options;

@@ -15,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   fitup data scenes --pictograms data/pictograms --out data/scenes
   fitup data scenes --pictograms data/pictograms --out data/scenes-noisy --noise 0.3
+  fitup data scenes --pictograms data/pictograms --out data/scenes-easy --names 60 --side 120
   fitup data scenes --pictograms samples/pictograms --out /tmp/scenes --train 300 --val 50 --test 50
   fitup data scenes --pictograms data/pictograms --out data/scenes-web --store shards --train 100000
   fitup data preview data/scenes/train/captions.json:data/scenes/train --out sheet.png
@@ -63,7 +64,8 @@ pub struct Scenes {
     /// Share of scenes with a curtain, 0 to 1: entailment is about these, questions and pairs about the others
     #[arg(long, value_name = "SHARE", default_value_t = 0.35)]
     curtains: f64,
-    /// Only so many different names, those with most drawings; fewer make an easier world [default: all]
+    /// Only so many different names, those that their makers draw most alike; fewer make an easier
+    /// world [default: all]
     #[arg(long, value_name = "N")]
     names: Option<usize>,
     /// What val and test are made of

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::colour::clear_colour;
 use super::graph::{Category, Colour, Split};
+use super::likeness;
 use super::names::names;
 use super::options::HeldOut;
 use crate::pictograms::{
@@ -104,7 +105,8 @@ pub(super) struct Drawings {
 }
 
 impl Drawings {
-    /// Reads the pictogram shards of a folder, keeping the `most` names that have most drawings to train on.
+    /// Reads the pictogram shards of a folder, keeping the `most` names that their makers draw most alike,
+    /// as far as drawings to train on tell.
     pub(super) fn read(
         folder: &Path,
         most: Option<usize>,
@@ -151,8 +153,23 @@ impl Drawings {
         }
         // What was never shown in training cannot be asked for.
         let mut used: Vec<usize> = (0..names().len()).filter(|&at| drawn[at] > 0).collect();
-        used.sort_by_key(|&at| std::cmp::Reverse(drawn[at]));
-        used.truncate(most.unwrap_or(usize::MAX));
+        if let Some(most) = most {
+            let mut thumbnails = Vec::new();
+            for pictogram in &by_split[Split::Train as usize] {
+                thumbnails.push(likeness::Thumbnail::new(
+                    &pictogram.record.name,
+                    maker(&pictogram.record.source),
+                    &trimmed(folder, pictogram)?,
+                ));
+            }
+            let alike = likeness::recognised(&thumbnails);
+            let right = |at: usize| alike.get(names()[at].name).copied().unwrap_or(0.0);
+            used.sort_by(|&a, &b| {
+                let by_right = right(b).total_cmp(&right(a));
+                by_right.then(drawn[b].cmp(&drawn[a])).then(a.cmp(&b))
+            });
+            used.truncate(most);
+        }
         used.sort_unstable();
         Ok(Self {
             folder: folder.to_owned(),
@@ -200,18 +217,7 @@ impl Drawings {
     }
 
     fn decode(&self, pictogram: &Pictogram) -> Result<Drawing, LexiconError> {
-        let broken = |reason: String| LexiconError::Picture {
-            path: self.folder.clone(),
-            key: pictogram.key.clone(),
-            reason,
-        };
-        let picture = image::load_from_memory(&pictogram.image)
-            .map_err(|error| broken(error.to_string()))?
-            .to_rgba8();
-        let picture = premultiply(picture);
-        let [left, top, width, height] =
-            tight_box(&picture).ok_or_else(|| broken("nothing is drawn".to_owned()))?;
-        let picture = image::imageops::crop_imm(&picture, left, top, width, height).to_image();
+        let picture = trimmed(&self.folder, pictogram)?;
         Ok(Drawing {
             key: pictogram.key.clone(),
             record: pictogram.record.clone(),
@@ -244,6 +250,22 @@ impl Drawings {
         }
         clashes
     }
+}
+
+/// A drawing with colours multiplied by alpha, trimmed to what is drawn.
+fn trimmed(folder: &Path, pictogram: &Pictogram) -> Result<RgbaImage, LexiconError> {
+    let broken = |reason: String| LexiconError::Picture {
+        path: folder.to_owned(),
+        key: pictogram.key.clone(),
+        reason,
+    };
+    let picture = image::load_from_memory(&pictogram.image)
+        .map_err(|error| broken(error.to_string()))?
+        .to_rgba8();
+    let picture = premultiply(picture);
+    let [left, top, width, height] =
+        tight_box(&picture).ok_or_else(|| broken("nothing is drawn".to_owned()))?;
+    Ok(image::imageops::crop_imm(&picture, left, top, width, height).to_image())
 }
 
 /// The split of a drawing where of every name one maker's are held out for `test` and another's for `val`; of a name

@@ -9,7 +9,7 @@ use super::generate::ScenesError;
 use super::graph::Split;
 
 /// Raised when the same options give other files.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub struct ScenesOptions {
     pub noise: f64,
     /// Share of the scenes with a curtain, 0 to 1. Entailment is about these, questions and pairs about the others.
     pub curtains: f64,
-    /// Only so many different names, those with most drawings to train on; `None` for all.
+    /// Only so many different names, those that their makers draw most alike; `None` for all.
     pub names: Option<usize>,
     /// What is held out.
     pub held_out: HeldOut,
