@@ -53,6 +53,8 @@ pub enum LexiconError {
     },
 }
 
+/// A name of fewer drawings to train on is chosen last.
+const ENOUGH: usize = 4;
 /// Fewer names leave no room for distractors.
 const LEAST_NAMES: usize = 8;
 
@@ -165,8 +167,10 @@ impl Drawings {
             let alike = likeness::recognised(&thumbnails);
             let right = |at: usize| alike.get(names()[at].name).copied().unwrap_or(0.0);
             used.sort_by(|&a, &b| {
+                let by_enough = (drawn[b] >= ENOUGH).cmp(&(drawn[a] >= ENOUGH));
                 let by_right = right(b).total_cmp(&right(a));
-                by_right.then(drawn[b].cmp(&drawn[a])).then(a.cmp(&b))
+                let by_drawn = drawn[b].cmp(&drawn[a]);
+                by_enough.then(by_right).then(by_drawn).then(a.cmp(&b))
             });
             used.truncate(most);
         }
