@@ -525,6 +525,7 @@ impl Recipe {
             seed: self.seed,
             max_words: self.data.max_words,
             max_tokens: self.data.max_tokens,
+            max_answer_tokens: self.model.sizes().max_tokens(),
             caption: self.data.caption,
             cleaning: self.cleaning(),
             max_skipped_share: self.data.max_skipped_share,
