@@ -241,7 +241,7 @@ pub fn evaluate(
             let Target::Answers(question) = target else {
                 return Err(ExampleError::OtherTask {
                     key,
-                    expected: "an answer to a question",
+                    expected: "for an answer to a question",
                     got: asks(&target),
                 });
             };
