@@ -126,6 +126,10 @@ impl RunDisplay {
 }
 
 impl Observer for RunDisplay {
+    fn warning(&mut self, text: &str) {
+        eprintln!("warning: {text}");
+    }
+
     fn encoder(&mut self, file: &Path, report: &InitialReport) {
         self.line(&format!("from {}: {report}", file.display()));
         self.encoders.push(json!({

@@ -96,6 +96,8 @@ pub struct LoaderConfig {
     pub max_words: usize,
     /// Tokens of a caption that are kept, `[CLS]` included.
     pub max_tokens: usize,
+    /// Tokens of an answer that are kept, `[CLS]` and `[SEP]` included.
+    pub max_answer_tokens: usize,
     /// Which caption of a record is used.
     pub caption: CaptionChoice,
     /// How it is cleaned.
@@ -117,6 +119,7 @@ impl Default for LoaderConfig {
             seed: 0,
             max_words: 30,
             max_tokens: 25,
+            max_answer_tokens: usize::MAX,
             caption: CaptionChoice::Draw,
             cleaning: Cleaning::Caption,
             max_skipped_share: 0.05,
@@ -147,10 +150,14 @@ pub struct EncodedAnswer {
 }
 
 impl EncodedAnswer {
-    /// An answer with its tokens.
-    pub fn new(text: &str, weight: f64, tokenizer: &Tokenizer) -> Self {
+    /// An answer with its tokens. One of more than `max_tokens`, which are at least two, is cut and still ends.
+    pub fn new(text: &str, weight: f64, tokenizer: &Tokenizer, max_tokens: usize) -> Self {
+        let mut input_ids = tokenizer.encode(&format!("{text}{ANSWER_END}"), max_tokens);
+        if let Some(last) = input_ids.last_mut() {
+            *last = tokenizer.special().sep;
+        }
         Self {
-            input_ids: tokenizer.encode(&format!("{text}{ANSWER_END}"), usize::MAX),
+            input_ids,
             text: text.to_owned(),
             weight: weight as f32,
         }

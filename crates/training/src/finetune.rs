@@ -260,7 +260,12 @@ fn evaluate_answers(
     let recipe = validation.recipe;
     let task = recipe.task.as_ref().expect("a recipe of this task");
     let preparation = Preparation::new(recipe, validation.tokenizer, validation.device);
-    let list = AnswerList::new(&task.answers, validation.tokenizer, validation.device);
+    let list = AnswerList::new(
+        &task.answers,
+        validation.tokenizer,
+        recipe.model.sizes().max_tokens(),
+        validation.device,
+    );
     let decoding = Decoding::Ranked {
         k: task.k,
         first_token: task.first_token.into(),

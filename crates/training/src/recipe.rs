@@ -394,10 +394,9 @@ impl Recipe {
         if let Some(problem) = sizes.problem() {
             return error("model", format!("[model.{system}]: {problem}"));
         }
-        if let Some((field, reason)) = self.stage_problem() {
-            return error(field, reason);
-        }
-        if let Some((field, reason)) = self.task_problem() {
+        // The task first: it has no stages, and says so better.
+        let problem = self.task_problem().or_else(|| self.stage_problem());
+        if let Some((field, reason)) = problem {
             return error(field, reason);
         }
         let pairs = self.part() == Part::Pairs && self.has_objectives();
@@ -525,6 +524,7 @@ impl Recipe {
             seed: self.seed,
             max_words: self.data.max_words,
             max_tokens: self.data.max_tokens,
+            max_answer_tokens: self.model.sizes().max_tokens(),
             caption: self.data.caption,
             cleaning: self.cleaning(),
             max_skipped_share: self.data.max_skipped_share,

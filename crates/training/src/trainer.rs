@@ -53,6 +53,8 @@ use start::InitialWeights;
 
 /// What the loop tells whoever shows it.
 pub trait Observer {
+    /// Before all else: what the training data leave out, a line each.
+    fn warning(&mut self, _text: &str) {}
     /// At the start of a new run, for each published encoder that a part of the model starts from:
     /// what became of its tensors.
     fn encoder(&mut self, _file: &Path, _report: &InitialReport) {}
@@ -180,6 +182,9 @@ fn train<S: Pretrain>(
     }
 
     let source: Arc<dyn Source> = Arc::from(sources::open(&recipe.data.train)?);
+    for warning in source.warnings() {
+        observer.warning(warning);
+    }
     let initial = match (&start, &recipe.model.init_weights) {
         (None, Some(path)) => Some(InitialWeights::read(path)?),
         _ => None,

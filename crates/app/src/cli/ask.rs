@@ -6,10 +6,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use fitup_training::loaded::{ClassProbability, Said};
 use fitup_training::recipe::TaskKind;
-use fitup_training::tasks::vqa::Decoding;
 use serde_json::json;
 
-use super::evaluate_task::{CANNOT_WRITE, WRITTEN_TOKENS};
+use super::evaluate_task::CANNOT_WRITE;
 use super::model_file::{TaskModelArgs, read_picture};
 use super::output::Output;
 
@@ -92,13 +91,10 @@ pub fn run(args: &Ask, output: Output) -> Result<()> {
         bail!(CANNOT_WRITE);
     }
     let decoding = match args.open_ended {
-        true => Decoding::OpenEnded {
-            beams: usize::from(args.beams),
-            max_tokens: WRITTEN_TOKENS,
-        },
+        true => model.writing(usize::from(args.beams)),
         false => model.decoding(),
     };
-    let mut answers = model.ask(&image, &args.question, &decoding);
+    let mut answers = model.ask(&image, &args.question, &decoding)?;
     answers.truncate(args.top);
     let lines: Vec<String> = answers
         .iter()
@@ -116,7 +112,7 @@ pub fn run(args: &Ask, output: Output) -> Result<()> {
 pub fn run_compare(args: &Compare, output: Output) -> Result<()> {
     let (left, right) = (read_picture(&args.left)?, read_picture(&args.right)?);
     let model = args.model.open(TaskKind::Nlvr2)?;
-    let classes = model.judge(&[&left, &right], &args.statement);
+    let classes = model.judge(&[&left, &right], &args.statement)?;
     let document = json!({
         "left": args.left,
         "right": args.right,
@@ -129,7 +125,7 @@ pub fn run_compare(args: &Compare, output: Output) -> Result<()> {
 pub fn run_entail(args: &Entail, output: Output) -> Result<()> {
     let image = read_picture(&args.image)?;
     let model = args.model.open(TaskKind::Entailment)?;
-    let classes = model.judge(&[&image], &args.hypothesis);
+    let classes = model.judge(&[&image], &args.hypothesis)?;
     let document = json!({
         "image": args.image,
         "hypothesis": args.hypothesis,

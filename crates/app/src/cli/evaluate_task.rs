@@ -73,8 +73,8 @@ pub struct Vqa {
     #[command(flatten)]
     data: DataArgs,
     /// Answers ranked as a whole, chosen by the likelihood of their first token [default: the recipe's]
-    #[arg(long, value_name = "N")]
-    k: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    k: Option<u32>,
     /// Count the first token of an answer twice, as the original does
     #[arg(long)]
     first_token_twice: bool,
@@ -113,9 +113,6 @@ fn workers() -> usize {
 /// For models that choose among answers.
 pub(super) const CANNOT_WRITE: &str = "this model has a head on a list of answers and writes none: leave --open-ended out; an albef writes";
 
-/// Most tokens of an answer that is written freely.
-pub(super) const WRITTEN_TOKENS: usize = 10;
-
 pub fn vqa(args: &Vqa, output: Output) -> Result<()> {
     let model = args.model.open(TaskKind::Vqa)?;
     let source = args.data.open(SourceSpec::Vqa)?;
@@ -127,17 +124,14 @@ pub fn vqa(args: &Vqa, output: Output) -> Result<()> {
     }
     let task = model.recipe.task.as_ref().context("no task inside")?;
     let decoding = if args.open_ended {
-        Decoding::OpenEnded {
-            beams: usize::from(args.beams),
-            max_tokens: WRITTEN_TOKENS,
-        }
+        model.writing(usize::from(args.beams))
     } else {
         let first_token = match args.first_token_twice {
             true => FirstTokenCount::Twice,
             false => task.first_token,
         };
         Decoding::Ranked {
-            k: args.k.unwrap_or(task.k),
+            k: args.k.map_or(task.k, |k| k as usize),
             first_token: first_token.into(),
         }
     };

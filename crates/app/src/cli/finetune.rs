@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fitup_training::checkpoint::Checkpoint;
+use fitup_models::weights;
+use fitup_training::checkpoint::{self, Checkpoint};
 use fitup_training::recipe::{ModelRecipe, Recipe};
 
 use super::Ended;
@@ -81,13 +82,14 @@ pub fn run(args: &Finetune, output: Output) -> Result<Ended> {
         None => None,
     };
     // A run that goes on has its sizes beside it.
-    let base = if args.run.resume {
-        let before = folder.join("recipe.toml");
-        let before = Recipe::load(&before, &[])
-            .with_context(|| format!("{}: no run to go on from", folder.display()))?;
-        Some(before.model)
-    } else {
-        from.as_deref().map(sizes).transpose()?.flatten()
+    let before = folder.join("recipe.toml");
+    let base = match &from {
+        _ if args.run.resume && before.is_file() => Some(Recipe::load(&before, &[])?.model),
+        Some(from) => sizes(from)?,
+        None => bail!(
+            "{}: no run to go on from; name the model to start from with --from",
+            folder.display()
+        ),
     };
     let mut recipe = match base {
         Some(model) => Recipe::parse_on(&model, &text, &origin, &overrides)?,
@@ -108,17 +110,11 @@ pub fn run(args: &Finetune, output: Output) -> Result<Ended> {
 
 /// The sizes that a checkpoint of fitup's tells; `None` for other files.
 fn sizes(path: &Path) -> Result<Option<ModelRecipe>> {
-    if path
-        .extension()
-        .is_none_or(|ending| ending != "safetensors")
-    {
+    let (_, metadata) = weights::list(path).context("could not read the model to start from")?;
+    if !checkpoint::is_checkpoint(&metadata) {
         return Ok(None);
     }
-    let checkpoint = Checkpoint::read(path);
-    let Ok(checkpoint) = checkpoint else {
-        return Ok(None);
-    };
-    let model = checkpoint.recipe.model;
+    let model = Checkpoint::read(path)?.recipe.model;
     Ok(Some(ModelRecipe {
         init_weights: None,
         init_image: None,
@@ -149,5 +145,42 @@ fn text(name: &str) -> Result<(String, String)> {
             in_checkout.display(),
             BUILT_IN.map(|(name, _)| name).join(", ")
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The model that the recipes on scenes start from.
+    fn base() -> ModelRecipe {
+        let text = include_str!("../../../../recipes/pretrain/albef-scenes.toml");
+        Recipe::parse(text, "albef-scenes", &[]).unwrap().model
+    }
+
+    #[test]
+    fn built_in_recipes_are_valid_and_of_their_task() {
+        for (name, text) in BUILT_IN {
+            let recipe = Recipe::parse_on(&base(), text, name, &[]).unwrap();
+            assert_eq!(recipe.name, name);
+            assert_eq!(recipe.task_kind().unwrap().to_string(), name);
+            assert_eq!(recipe.model, base());
+        }
+    }
+
+    #[test]
+    fn every_recipe_of_the_checkout_is_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut read = 0;
+        for entry in std::fs::read_dir(folder.join(FOLDER)).unwrap() {
+            let path = entry.unwrap().path();
+            let recipe = Recipe::load_on(&base(), &path, &[]).unwrap();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert_eq!(recipe.name, name, "{}", path.display());
+            assert!(recipe.task.is_some(), "{}", path.display());
+            read += 1;
+        }
+        assert!(read >= 10, "{read}");
     }
 }

@@ -17,7 +17,9 @@ pub const FOLDERS: [&str; 2] = ["VG_100K", "VG_100K_2"];
 /// When it cannot be read.
 pub fn is_published(file: &Path) -> Result<bool, AnnotationError> {
     let first = read::first(file)?;
-    Ok(first.is_some_and(|record| record.get("question").is_none()))
+    // Any of them, so that a record of ALBEF's that lacks one is named as such.
+    let of_list = ["question", "question_id", "dataset"];
+    Ok(first.is_some_and(|record| of_list.iter().all(|field| record.get(field).is_none())))
 }
 
 /// Reads the two files, told apart by what they hold. Without `image_data.json` a picture's path is its number, to be

@@ -151,10 +151,10 @@ impl Preparation {
                 detail: "the question has no answer: those of a test part are not public".into(),
             }),
             Some(Target::Answers(question)) => {
-                let encoded = question
-                    .weighted_answers()
-                    .into_iter()
-                    .map(|answer| EncodedAnswer::new(&answer.text, answer.weight, &self.tokenizer));
+                let most = self.config.max_answer_tokens;
+                let encoded = question.weighted_answers().into_iter().map(|answer| {
+                    EncodedAnswer::new(&answer.text, answer.weight, &self.tokenizer, most)
+                });
                 Ok((None, Some(encoded.collect())))
             }
         }

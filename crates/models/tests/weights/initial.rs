@@ -6,7 +6,7 @@ use fitup_models::layers::bert::BertConfig;
 use fitup_models::layers::vision_transformer::VisionTransformerConfig;
 use fitup_models::vilt::ViltConfig;
 use fitup_models::vlmo::{Positions, VlmoConfig};
-use fitup_models::weights::initial::{Encoder, Target};
+use fitup_models::weights::initial::{Encoder, InitialReport, Target};
 use fitup_models::weights::{self, HostTensor, TensorMap};
 
 use crate::fixture;
@@ -117,6 +117,21 @@ fn deit_becomes_the_image_encoder() {
     assert!(
         unfit.contains("norm.weight: expected [4], got [5]"),
         "{unfit}"
+    );
+}
+
+#[test]
+fn a_report_names_a_few_of_many_tensors() {
+    let names = |count: usize| (0..count).map(|n| format!("t{n}")).collect();
+    let report = InitialReport {
+        fresh: names(8),
+        dropped: names(9),
+        ..InitialReport::default()
+    };
+    assert_eq!(
+        report.to_string(),
+        "0 tensors taken; 8 start fresh (t0, t1, t2, t3, t4, t5, t6, t7); \
+         9 dropped (t0, t1, t2, t3, t4, t5, t6, t7 and 1 more)"
     );
 }
 

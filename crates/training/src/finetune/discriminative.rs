@@ -174,6 +174,11 @@ impl<M: Discriminative> TaskModel for M {
 /// of ten people gave them (`get_score` of ViLT's `utils/glossary.py`).
 fn degrees(batch: &PairBatch, list: &[String]) -> Vec<Vec<(usize, f32)>> {
     let places: HashMap<&str, usize> = list.iter().map(String::as_str).zip(0..).collect();
+    // Of answers of the list that are one when spelt alike, the first.
+    let mut spelt: HashMap<String, usize> = HashMap::new();
+    for (text, place) in list.iter().zip(0..) {
+        spelt.entry(normalise(text)).or_insert(place);
+    }
     let degree = |weight: f32| match (10.0 * weight).round() as u32 {
         0 => 0.0,
         1 => 0.3,
@@ -185,10 +190,9 @@ fn degrees(batch: &PairBatch, list: &[String]) -> Vec<Vec<(usize, f32)>> {
         // Spellings of one answer count together.
         let mut weights: Vec<(usize, f32)> = Vec::new();
         for answer in answers {
-            let text = normalise(&answer.text);
             let place = places
                 .get(answer.text.as_str())
-                .or(places.get(text.as_str()));
+                .or_else(|| spelt.get(&normalise(&answer.text)));
             let Some(place) = place else { continue };
             match weights.iter_mut().find(|(known, _)| known == place) {
                 Some((_, weight)) => *weight += answer.weight,

@@ -23,6 +23,9 @@ use crate::tasks::classes::{Classifying, class_names, probabilities};
 use crate::tasks::examples::Preparation;
 use crate::tasks::vqa::{Answer, AnswerList, Answering, Decoding};
 
+/// Most tokens of an answer that is written.
+const WRITTEN_TOKENS: usize = 10;
+
 /// What a fine-tuned model can say.
 pub enum Said {
     /// Answers to questions.
@@ -119,7 +122,12 @@ impl LoadedTask {
             name: recipe.name.clone(),
             kind,
             model,
-            answers: AnswerList::new(answers, &tokenizer, device),
+            answers: AnswerList::new(
+                answers,
+                &tokenizer,
+                recipe.model.sizes().max_tokens(),
+                device,
+            ),
             tokenizer,
             recipe,
             device: device.clone(),
@@ -140,24 +148,51 @@ impl LoadedTask {
         }
     }
 
+    /// Answers written token by token, `beams` of them kept at each step.
+    pub fn writing(&self, beams: usize) -> Decoding {
+        // [CLS] takes a position, too.
+        let positions = self.recipe.model.sizes().max_tokens();
+        Decoding::OpenEnded {
+            beams,
+            max_tokens: WRITTEN_TOKENS.min(positions.saturating_sub(1)),
+        }
+    }
+
     /// Answers to a question about a picture, the best first; none of a model without answers.
-    pub fn ask(&self, image: &RgbImage, question: &str, decoding: &Decoding) -> Vec<Answer> {
-        let Said::Answers(model) = &self.model else {
-            return vec![];
-        };
+    ///
+    /// # Errors
+    /// [`LoadedError::EmptyText`].
+    pub fn ask(
+        &self,
+        image: &RgbImage,
+        question: &str,
+        decoding: &Decoding,
+    ) -> Result<Vec<Answer>, LoadedError> {
         let preparation = self.preparation();
+        has_words(&preparation, question)?;
+        let Said::Answers(model) = &self.model else {
+            return Ok(vec![]);
+        };
         let image = preparation.transform.input(image);
         let examples = preparation.examples(&[&image], &[], &[question]);
         let answers = model.answers(examples, &self.answers, decoding, &self.tokenizer);
-        answers.into_iter().next().unwrap_or_default()
+        Ok(answers.into_iter().next().unwrap_or_default())
     }
 
     /// Probabilities of the classes of a text beside one picture or two; none of a model without classes.
-    pub fn judge(&self, images: &[&RgbImage], text: &str) -> Vec<ClassProbability> {
-        let Said::Classes(model) = &self.model else {
-            return vec![];
-        };
+    ///
+    /// # Errors
+    /// [`LoadedError::EmptyText`].
+    pub fn judge(
+        &self,
+        images: &[&RgbImage],
+        text: &str,
+    ) -> Result<Vec<ClassProbability>, LoadedError> {
         let preparation = self.preparation();
+        has_words(&preparation, text)?;
+        let Said::Classes(model) = &self.model else {
+            return Ok(vec![]);
+        };
         let images: Vec<Vec<f32>> = images
             .iter()
             .map(|image| preparation.transform.input(image))
@@ -168,7 +203,18 @@ impl LoadedTask {
         let examples = preparation.examples(&first, &second, &[text]);
         let found = probabilities(model.as_ref(), examples);
         let names = class_names(self.kind).iter().copied();
-        names.zip(found.into_iter().flatten()).collect()
+        Ok(names.zip(found.into_iter().flatten()).collect())
+    }
+}
+
+/// Refuses a text of which nothing is left after cleaning.
+fn has_words(preparation: &Preparation<'_>, text: &str) -> Result<(), LoadedError> {
+    let cleaned = preparation.cleaning.clean(text, preparation.max_words);
+    match cleaned.is_none_or(|text| text.trim().is_empty()) {
+        true => Err(LoadedError::EmptyText {
+            text: text.to_owned(),
+        }),
+        false => Ok(()),
     }
 }
 

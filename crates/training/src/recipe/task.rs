@@ -11,7 +11,7 @@ use fitup_index::metrics::answers::normalise;
 use fitup_models::albef::vqa::FirstToken;
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, RecipeError, SystemKind};
+use super::{Recipe, RecipeError, Stage, SystemKind};
 
 /// The tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,22 @@ pub enum TaskKind {
     Entailment,
     /// Which of two pictures a text belongs to: what NLVR2 starts from, on image-text pairs.
     TextAssignment,
+}
+
+impl TaskKind {
+    /// Whether the records of a source are what it is about.
+    fn reads(self, source: &SourceSpec) -> bool {
+        let task = match source {
+            SourceSpec::Vqa(_) => Some(Self::Vqa),
+            SourceSpec::Nlvr2(_) => Some(Self::Nlvr2),
+            SourceSpec::Entailment(_) => Some(Self::Entailment),
+            _ => None,
+        };
+        match self {
+            Self::Retrieval | Self::TextAssignment => task.is_none(),
+            Self::Vqa | Self::Nlvr2 | Self::Entailment => task == Some(self),
+        }
+    }
 }
 
 impl std::fmt::Display for TaskKind {
@@ -172,24 +188,29 @@ impl Recipe {
                 format!("a {system} is not fine-tuned for {kind} here"),
             ));
         }
-        let source = match (kind, &self.data.train) {
-            (TaskKind::Vqa, SourceSpec::Vqa(_))
-            | (TaskKind::Nlvr2, SourceSpec::Nlvr2(_))
-            | (TaskKind::Entailment, SourceSpec::Entailment(_)) => true,
-            (TaskKind::Vqa | TaskKind::Nlvr2 | TaskKind::Entailment, _) => false,
-            (TaskKind::Retrieval | TaskKind::TextAssignment, source) => !matches!(
-                source,
-                SourceSpec::Vqa(_) | SourceSpec::Nlvr2(_) | SourceSpec::Entailment(_)
-            ),
-        };
-        if !source {
-            let wanted = match kind {
-                TaskKind::Retrieval | TaskKind::TextAssignment => {
-                    "image-text pairs, for example kind = \"albef-json\"".to_owned()
-                }
-                _ => format!("kind = \"{kind}\""),
-            };
-            return Some(("data.train", format!("{kind} is trained on {wanted}")));
+        if self.model.stage != Stage::Pairs {
+            let reason =
+                "must be pairs: a task needs a model that has read pictures and texts together";
+            return Some(("model.stage", reason.into()));
+        }
+        let sources = [
+            ("data.train", Some(&self.data.train)),
+            ("data.validation", self.data.validation.as_ref()),
+        ];
+        for (field, source) in sources {
+            if source.is_some_and(|source| !kind.reads(source)) {
+                let wanted = match kind {
+                    TaskKind::Retrieval | TaskKind::TextAssignment => {
+                        "image-text pairs, for example kind = \"albef-json\"".to_owned()
+                    }
+                    _ => format!("kind = \"{kind}\""),
+                };
+                return Some((field, format!("{kind} needs {wanted}")));
+            }
+        }
+        if kind == TaskKind::TextAssignment && self.data.validation.is_some() {
+            let reason = "text assignment has no score of its own: leave it out";
+            return Some(("data.validation", reason.into()));
         }
         if kind == TaskKind::Retrieval && self.objectives.mlm {
             let reason = "retrieval has no masked words: set it to false";

@@ -157,7 +157,10 @@ pub fn evaluate(
                 _ => {
                     return Err(ExampleError::OtherTask {
                         key,
-                        expected: "another task's classes",
+                        expected: match task {
+                            TaskKind::Nlvr2 => "whether a sentence is true of two pictures",
+                            _ => "whether a sentence follows from a picture",
+                        },
                         got: asks(&target),
                     });
                 }

@@ -18,7 +18,7 @@ pub const CHUNK: usize = 64;
 pub enum ExampleError {
     /// A record that cannot be used; leaving it out would change the score.
     #[error(
-        "record {key}: {reason}; an evaluation needs every record: repair it or take it out of the list"
+        "{key}: {reason}; an evaluation needs every record: repair it or take it out of the list"
     )]
     Record {
         /// The record.
@@ -27,7 +27,7 @@ pub enum ExampleError {
         reason: String,
     },
     /// Records of another task.
-    #[error("record {key}: it asks for {got}, the model for {expected}")]
+    #[error("record {key}: it asks {got}, not {expected}; these are data of another task")]
     OtherTask {
         /// The record.
         key: String,
@@ -164,7 +164,7 @@ pub fn chunks(count: usize) -> impl Iterator<Item = Range<usize>> {
 /// What a record asks for, in words.
 pub fn asks(target: &Target) -> &'static str {
     match target {
-        Target::Answers(_) => "an answer to a question",
+        Target::Answers(_) => "for an answer to a question",
         Target::Statement(_) => "whether a sentence is true of two pictures",
         Target::Hypothesis(_) => "whether a sentence follows from a picture",
     }

@@ -25,11 +25,16 @@ pub struct AnswerList {
 }
 
 impl AnswerList {
-    /// With tokens on `device`.
-    pub fn new(texts: &[String], tokenizer: &Tokenizer, device: &Device) -> Self {
+    /// With tokens on `device`, at most `max_tokens` each.
+    pub fn new(
+        texts: &[String],
+        tokenizer: &Tokenizer,
+        max_tokens: usize,
+        device: &Device,
+    ) -> Self {
         let encoded = texts
             .iter()
-            .map(|text| EncodedAnswer::new(text, 1.0, tokenizer).input_ids);
+            .map(|text| EncodedAnswer::new(text, 1.0, tokenizer, max_tokens).input_ids);
         let encoded: Vec<Vec<i64>> = encoded.collect();
         let ids = encoded.concat();
         let rows = ids.len();
@@ -236,7 +241,7 @@ pub fn evaluate(
             let Target::Answers(question) = target else {
                 return Err(ExampleError::OtherTask {
                     key,
-                    expected: "an answer to a question",
+                    expected: "for an answer to a question",
                     got: asks(&target),
                 });
             };
