@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use fitup_data::images::{ColorJitter, EvalTransform, Fit, RandAugment, TrainTransform};
 use fitup_data::loader::{CaptionChoice, LoaderConfig, Part};
 use fitup_data::sources::SourceSpec;
+use fitup_models::layers::block_compute::BlockCompute;
 use fitup_models::objectives::itm::HardNegatives;
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +70,7 @@ pub struct Recipe {
     pub optimizer: OptimizerConfig,
     /// Learning rate and length.
     pub schedule: ScheduleConfig,
-    /// When to save and evaluate.
+    /// When to save and evaluate, and what a resumed run may change besides.
     #[serde(default)]
     pub run: RunRecipe,
 }
@@ -259,7 +260,7 @@ impl Default for LossWeights {
     }
 }
 
-/// When to save and evaluate.
+/// When to save and evaluate, and what a resumed run may change besides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunRecipe {
@@ -277,6 +278,10 @@ pub struct RunRecipe {
     pub evaluate_k: usize,
     /// Steps between lines of the log.
     pub log_every: u64,
+    /// Whether a transformer block keeps its input alone for the backward pass, which computes the
+    /// rest again: less memory for more time. Losses are the same, gradients but for the order in
+    /// which some are added.
+    pub gradient_checkpointing: bool,
 }
 
 impl Default for RunRecipe {
@@ -289,6 +294,16 @@ impl Default for RunRecipe {
             evaluate_images: 500,
             evaluate_k: 16,
             log_every: 10,
+            gradient_checkpointing: false,
+        }
+    }
+}
+
+impl RunRecipe {
+    /// How transformer blocks are computed.
+    pub fn block_compute(&self) -> BlockCompute {
+        BlockCompute {
+            checkpointing: self.gradient_checkpointing,
         }
     }
 }
@@ -435,6 +450,10 @@ impl Recipe {
         let power = self.schedule.power;
         if !(power.is_finite() && power > 0.0) {
             return error("schedule.power", format!("{power} must be above 0"));
+        }
+        if self.run.gradient_checkpointing && system == SystemKind::ImageTokenizer {
+            let reason = "an image_tokenizer has no transformer blocks: set it to false";
+            return error("run.gradient_checkpointing", reason.into());
         }
         if self.optimizer.accumulate == 0 {
             return error("optimizer.accumulate", "must be at least 1".into());

@@ -1,15 +1,18 @@
-use burn::tensor::Device;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
 use fitup_models::albef::{
     Albef, AlbefConfig, AlbefEncoders, ItcMemory, NegativeDraw, PretrainBatch, PretrainObjectives,
 };
+use fitup_models::layers::block_compute::BlockCompute;
+use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::layers::vision_transformer::VisionTransformerConfig;
 use fitup_models::objectives::itc::identity_targets;
 use fitup_models::objectives::itm::{self, HardNegatives, Negatives};
 use fitup_models::objectives::mlm::MaskedPositions;
-use fitup_models::weights;
+use fitup_models::weights::{self, TensorMap};
 
 use crate::albef_bert::bert_config;
-use crate::golden::{Golden, assert_close, field};
+use crate::golden::{Golden, assert_close, field, magnitude};
 
 pub fn config(golden: &Golden) -> AlbefConfig {
     let c = &golden.config;
@@ -33,13 +36,14 @@ pub fn config(golden: &Golden) -> AlbefConfig {
 }
 
 fn model(golden: &Golden, device: &Device) -> Albef {
+    loaded(config(golden), golden, device)
+}
+
+fn loaded(config: AlbefConfig, golden: &Golden, device: &Device) -> Albef {
     let state = golden.group("state.");
-    weights::load(
-        config(golden).init(device),
-        &state,
-        weights::albef_name,
-        |name| !weights::is_momentum(name) && !name.ends_with("_queue"),
-    )
+    weights::load(config.init(device), &state, weights::albef_name, |name| {
+        !weights::is_momentum(name) && !name.ends_with("_queue")
+    })
     .unwrap()
 }
 
@@ -121,6 +125,48 @@ fn features_losses_and_gradients() {
     // What is recorded for attention key biases is rounding noise; the check of its size stands in
     // the BERT fixture's test.
     golden.assert_group("grad.", &found, 1e-3, |name| name.ends_with(".key.bias"));
+}
+
+#[test]
+fn checkpointed_blocks_give_the_same_losses_and_gradients() {
+    let golden = Golden::load("albef_pretrain");
+    let plain = Device::flex();
+    let mut config = config(&golden);
+    config.text.hidden_dropout_prob = 0.1;
+    config.text.attention_probs_dropout_prob = 0.1;
+    let mut model = loaded(config, &golden, &plain.clone().autodiff());
+    let momentum = momentum(&golden, &plain);
+    let batch = batch(&golden, &plain);
+    // With one encoder frozen, too: no block of it has a gradient.
+    for frozen in [false, true] {
+        if frozen {
+            model.encoders.visual_encoder = model.encoders.visual_encoder.no_grad();
+        }
+        let [kept, recomputed] = [false, true].map(|checkpointing| {
+            let mut model = model.clone();
+            let compute = BlockCompute { checkpointing };
+            model.encoders.set_block_compute(compute);
+            let objectives = objectives(&golden, &plain);
+            let dropout = Some(DropoutSeed::new(3));
+            let out = model.pretrain(&momentum, &batch, &objectives, dropout);
+            let losses = [
+                out.itc.unwrap().loss,
+                out.itm.unwrap().loss,
+                out.mlm.unwrap(),
+            ];
+            let total = Tensor::cat(losses.to_vec(), 0).sum();
+            let gradients =
+                weights::export_gradients(&model, &total.backward(), weights::albef_name);
+            (losses.map(|loss| loss.into_scalar::<f32>()), gradients)
+        });
+        assert_eq!(recomputed.0, kept.0, "losses");
+        assert!(recomputed.1.keys().eq(kept.1.keys()));
+        for (name, want) in &kept.1 {
+            // Where a tensor is read several times, its gradients are added in another order.
+            let tolerance = 1e-6 * magnitude(&want.values).max(0.1);
+            assert_close(name, &recomputed.1[name].values, &want.values, tolerance);
+        }
+    }
 }
 
 #[test]
