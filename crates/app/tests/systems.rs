@@ -134,6 +134,10 @@ fn trained(folder: &Path) -> Value {
         ],
     );
     assert_eq!(resumed["last_step"]["total"], run["last_step"]["total"]);
+    let bf16 = ["--out", "bf16", "--set", "run.bf16=true"];
+    let bf16 = json(folder, &[&["pretrain", "tiny.toml"], &bf16[..]].concat());
+    let [rounded, full] = [&bf16, &run].map(|run| run["last_step"]["total"].as_f64().unwrap());
+    assert!((rounded - full).abs() < 0.02 * full, "{rounded}, {full}");
     run
 }
 

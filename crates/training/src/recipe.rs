@@ -282,6 +282,10 @@ pub struct RunRecipe {
     /// rest again: less memory for more time. Losses are the same, gradients but for the order in
     /// which some are added.
     pub gradient_checkpointing: bool,
+    /// Whether transformer blocks compute in bfloat16, from float32 weights with float32 gradients:
+    /// for graphics cards whose units for matrices have that type. Embeddings, heads, losses and the
+    /// momentum model stay float32.
+    pub bf16: bool,
 }
 
 impl Default for RunRecipe {
@@ -295,6 +299,7 @@ impl Default for RunRecipe {
             evaluate_k: 16,
             log_every: 10,
             gradient_checkpointing: false,
+            bf16: false,
         }
     }
 }
@@ -304,6 +309,7 @@ impl RunRecipe {
     pub fn block_compute(&self) -> BlockCompute {
         BlockCompute {
             checkpointing: self.gradient_checkpointing,
+            bf16: self.bf16,
         }
     }
 }
@@ -451,9 +457,17 @@ impl Recipe {
         if !(power.is_finite() && power > 0.0) {
             return error("schedule.power", format!("{power} must be above 0"));
         }
-        if self.run.gradient_checkpointing && system == SystemKind::ImageTokenizer {
+        let of_blocks = [
+            (
+                "run.gradient_checkpointing",
+                self.run.gradient_checkpointing,
+            ),
+            ("run.bf16", self.run.bf16),
+        ];
+        let asked = of_blocks.into_iter().find(|(_, on)| *on);
+        if let (SystemKind::ImageTokenizer, Some((field, _))) = (system, asked) {
             let reason = "an image_tokenizer has no transformer blocks: set it to false";
-            return error("run.gradient_checkpointing", reason.into());
+            return error(field, reason.into());
         }
         if self.optimizer.accumulate == 0 {
             return error("optimizer.accumulate", "must be at least 1".into());

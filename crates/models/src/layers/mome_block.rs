@@ -189,7 +189,8 @@ impl MomeBlock {
         match drop_path {
             Some(seed) if self.drop_path > 0.0 => {
                 let samples = Tensor::<3>::ones([x.dims()[0], 1, 1], &x.device());
-                x * seed.apply(samples, self.drop_path)
+                let factors = seed.apply(samples, self.drop_path).cast(x.dtype());
+                x * factors
             }
             _ => x,
         }

@@ -127,44 +127,79 @@ fn features_losses_and_gradients() {
     golden.assert_group("grad.", &found, 1e-3, |name| name.ends_with(".key.bias"));
 }
 
+/// Losses and gradients of the recorded step with dropout, its blocks computed as `compute` says.
+fn dropped_out(
+    golden: &Golden,
+    compute: BlockCompute,
+    frozen_images: bool,
+) -> ([f32; 3], TensorMap) {
+    let plain = Device::flex();
+    let mut config = config(golden);
+    config.text.hidden_dropout_prob = 0.1;
+    config.text.attention_probs_dropout_prob = 0.1;
+    let mut model = loaded(config, golden, &plain.clone().autodiff());
+    if frozen_images {
+        model.encoders.visual_encoder = model.encoders.visual_encoder.no_grad();
+    }
+    model.encoders.set_block_compute(compute);
+    let batch = batch(golden, &plain);
+    let objectives = objectives(golden, &plain);
+    let dropout = Some(DropoutSeed::new(3));
+    let out = model.pretrain(&momentum(golden, &plain), &batch, &objectives, dropout);
+    let losses = [
+        out.itc.unwrap().loss,
+        out.itm.unwrap().loss,
+        out.mlm.unwrap(),
+    ];
+    let gradients = Tensor::cat(losses.to_vec(), 0).sum().backward();
+    let gradients = weights::export_gradients(&model, &gradients, weights::albef_name);
+    (losses.map(|loss| loss.into_scalar()), gradients)
+}
+
 #[test]
 fn checkpointed_blocks_give_the_same_losses_and_gradients() {
     let golden = Golden::load("albef_pretrain");
-    let plain = Device::flex();
-    let mut config = config(&golden);
-    config.text.hidden_dropout_prob = 0.1;
-    config.text.attention_probs_dropout_prob = 0.1;
-    let mut model = loaded(config, &golden, &plain.clone().autodiff());
-    let momentum = momentum(&golden, &plain);
-    let batch = batch(&golden, &plain);
-    // With one encoder frozen, too: no block of it has a gradient.
-    for frozen in [false, true] {
-        if frozen {
-            model.encoders.visual_encoder = model.encoders.visual_encoder.no_grad();
-        }
-        let [kept, recomputed] = [false, true].map(|checkpointing| {
-            let mut model = model.clone();
-            let compute = BlockCompute { checkpointing };
-            model.encoders.set_block_compute(compute);
-            let objectives = objectives(&golden, &plain);
-            let dropout = Some(DropoutSeed::new(3));
-            let out = model.pretrain(&momentum, &batch, &objectives, dropout);
-            let losses = [
-                out.itc.unwrap().loss,
-                out.itm.unwrap().loss,
-                out.mlm.unwrap(),
-            ];
-            let total = Tensor::cat(losses.to_vec(), 0).sum();
-            let gradients =
-                weights::export_gradients(&model, &total.backward(), weights::albef_name);
-            (losses.map(|loss| loss.into_scalar::<f32>()), gradients)
-        });
-        assert_eq!(recomputed.0, kept.0, "losses");
-        assert!(recomputed.1.keys().eq(kept.1.keys()));
+    let compute = BlockCompute {
+        checkpointing: true,
+        bf16: false,
+    };
+    for frozen_images in [false, true] {
+        let (losses, gradients) = dropped_out(&golden, compute, frozen_images);
+        let kept = dropped_out(&golden, BlockCompute::default(), frozen_images);
+        assert_eq!(losses, kept.0, "losses");
+        assert!(gradients.keys().eq(kept.1.keys()));
         for (name, want) in &kept.1 {
             // Where a tensor is read several times, its gradients are added in another order.
             let tolerance = 1e-6 * magnitude(&want.values).max(0.1);
-            assert_close(name, &recomputed.1[name].values, &want.values, tolerance);
+            assert_close(name, &gradients[name].values, &want.values, tolerance);
+        }
+    }
+}
+
+#[test]
+fn blocks_in_bfloat16_give_losses_and_gradients_to_its_precision() {
+    let golden = Golden::load("albef_pretrain");
+    let (losses, gradients) = dropped_out(&golden, BlockCompute::default(), false);
+    let norm = |values: &[f32]| values.iter().map(|x| x * x).sum::<f32>().sqrt();
+    for checkpointing in [false, true] {
+        let compute = BlockCompute {
+            checkpointing,
+            bf16: true,
+        };
+        let rounded = dropped_out(&golden, compute, false);
+        for (loss, want) in rounded.0.into_iter().zip(losses) {
+            let error = (loss - want).abs() / want;
+            assert!(error > 0.0 && error < 0.01, "{loss}, {want}");
+        }
+        // Key biases have no true gradient.
+        let true_ones = gradients
+            .iter()
+            .filter(|(name, _)| !name.ends_with(".key.bias"));
+        for (name, want) in true_ones {
+            let pairs = rounded.1[name].values.iter().zip(&want.values);
+            let errors: Vec<f32> = pairs.map(|(a, b)| a - b).collect();
+            let (error, size) = (norm(&errors), norm(&want.values));
+            assert!(error < 0.05 * size, "{name}: {error:e} of {size:e}");
         }
     }
 }

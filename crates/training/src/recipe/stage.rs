@@ -167,6 +167,7 @@ mod tests {
                 "run.gradient_checkpointing=true",
                 "run.gradient_checkpointing",
             ),
+            (0, "run.bf16=true", "run.bf16"),
             (0, "objectives.queue_size=0", "objectives"),
             (
                 3,
