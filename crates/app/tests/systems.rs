@@ -111,7 +111,8 @@ fn folder(recipe: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Trains at once and in two parts, which must come to the same; returns the run.
+/// Trains at once and in two parts, of which the second checkpoints gradients; both must come to the
+/// same. Returns the run.
 fn trained(folder: &Path) -> Value {
     let run = json(folder, &["pretrain", "tiny.toml"]);
     assert_eq!(run["step"], 6);
@@ -122,9 +123,21 @@ fn trained(folder: &Path) -> Value {
     assert_eq!(part["step"], 4);
     let resumed = json(
         folder,
-        &["pretrain", "tiny.toml", "--out", "other", "--resume"],
+        &[
+            "pretrain",
+            "tiny.toml",
+            "--out",
+            "other",
+            "--resume",
+            "--set",
+            "run.gradient_checkpointing=true",
+        ],
     );
     assert_eq!(resumed["last_step"]["total"], run["last_step"]["total"]);
+    let bf16 = ["--out", "bf16", "--set", "run.bf16=true"];
+    let bf16 = json(folder, &[&["pretrain", "tiny.toml"], &bf16[..]].concat());
+    let [rounded, full] = [&bf16, &run].map(|run| run["last_step"]["total"].as_f64().unwrap());
+    assert!((rounded - full).abs() < 0.02 * full, "{rounded}, {full}");
     run
 }
 

@@ -4,7 +4,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{FloatDType, Tensor, activation};
 
 mod autodiff;
 mod cpu;
@@ -91,8 +91,8 @@ pub fn attention_plain(
     attend(attention_probs(q, k, mask, heads), v)
 }
 
-/// The attention weights alone, `[batch, heads, queries, keys]`: for dropout on them, and for
-/// Grad-CAM. Arguments as for [`attention`].
+/// The attention weights alone, `[batch, heads, queries, keys]`, always float32: for dropout on
+/// them, and for Grad-CAM. Arguments as for [`attention`].
 pub fn attention_probs(
     q: Tensor<3>,
     k: Tensor<3>,
@@ -108,6 +108,7 @@ pub fn attend(probs: Tensor<4>, v: Tensor<3>) -> Tensor<3> {
     let [batch, heads, queries, _] = probs.dims();
     let width = v.dims()[2];
     probs
+        .cast(v.dtype())
         .matmul(split_heads(v, heads))
         .swap_dims(1, 2)
         .reshape([batch, queries, width])
@@ -124,9 +125,10 @@ fn probs(
     let scale = scale(q.dims()[2] / heads);
     let scores = split_heads(q, heads)
         .matmul(split_heads(k, heads).swap_dims(2, 3))
+        .cast(FloatDType::F32)
         .mul_scalar(scale);
     let scores = match bias {
-        Some(bias) => scores + bias.unsqueeze_dim::<4>(0),
+        Some(bias) => scores + bias.cast(FloatDType::F32).unsqueeze_dim::<4>(0),
         None => scores,
     };
     let scores = match mask {

@@ -7,7 +7,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{FloatDType, Shape, Tensor};
 use burn_flex::FlexTensor;
 use multiversion::multiversion;
 use multiversion::target::match_target;
@@ -39,17 +39,21 @@ pub fn layer_norm<const D: usize>(
     ))
 }
 
-/// The same from Burn's own operators: the reference, and the fallback on other devices.
+/// The same from Burn's own operators: the reference, and the fallback on other devices. Rows of
+/// fewer bits are computed in float32.
 pub fn layer_norm_plain<const D: usize>(
     x: Tensor<D>,
     gamma: Tensor<1>,
     beta: Tensor<1>,
     epsilon: f64,
 ) -> Tensor<D> {
+    let dtype = x.dtype();
+    let [gamma, beta] = [gamma, beta].map(|x| x.cast(FloatDType::F32).unsqueeze());
+    let x = x.cast(FloatDType::F32);
     let mean = x.clone().mean_dim(D - 1);
     let centred = x - mean;
     let variance = centred.clone().square().mean_dim(D - 1);
-    centred / (variance + epsilon).sqrt() * gamma.unsqueeze() + beta.unsqueeze()
+    (centred / (variance + epsilon).sqrt() * gamma + beta).cast(dtype)
 }
 
 /// What the forward pass leaves for the backward one.

@@ -17,7 +17,8 @@
 //! every device but the CPU. Results do not depend on the number of threads: partial sums are
 //! combined in a fixed order, which is what makes a resumed run bit-identical.
 //!
-//! [`allocation`] keeps the memory of one step for the next.
+//! [`gradient_checkpointing`] is for any operators: a part of a model that keeps its inputs alone for
+//! its backward pass, on every device. [`allocation`] keeps the memory of one step for the next.
 //!
 //! This is the only crate of the workspace with `unsafe` code.
 
@@ -25,6 +26,7 @@ pub mod allocation;
 pub mod attention;
 mod flex;
 pub mod gelu;
+pub mod gradient_checkpointing;
 pub mod layer_norm;
 pub mod linear;
 pub mod mlp;

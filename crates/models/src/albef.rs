@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::layers::bert::{
     Bert, BertConfig, ImageKeysValues, ImageTokens, KeysValues, padding_mask,
 };
+use crate::layers::block_compute::BlockCompute;
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::packing::{Asked, Packing, Pairs};
 use crate::layers::vision_transformer::{VisionTransformer, VisionTransformerConfig};
@@ -156,6 +157,12 @@ pub struct TextFeatures {
 }
 
 impl AlbefEncoders {
+    /// How the blocks of both encoders are computed in training.
+    pub fn set_block_compute(&mut self, compute: BlockCompute) {
+        self.visual_encoder.set_block_compute(compute);
+        self.text_encoder.set_block_compute(compute);
+    }
+
     /// `image`: `[batch, 3, image_size, image_size]`, normalised with CLIP's mean and deviation.
     pub fn encode_image(&self, image: Tensor<4>) -> ImageFeatures {
         let tokens = self.visual_encoder.forward(image);

@@ -17,6 +17,7 @@ use fitup_kernels::attention::{attention, attention_qkv};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::bert::causal_mask;
+use crate::layers::block_compute::BlockCompute;
 use crate::layers::packing::Packing;
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::{LayerNorm, Linear, attend_first, first_token, l2_normalize, linear, mlp};
@@ -224,6 +225,13 @@ pub struct Clip {
 }
 
 impl Clip {
+    /// How the blocks are computed in training.
+    pub fn set_block_compute(&mut self, compute: BlockCompute) {
+        for block in self.visual.blocks.iter_mut().chain(&mut self.text.blocks) {
+            block.compute = compute;
+        }
+    }
+
     /// `image`: `[batch, 3, image_size, image_size]`, normalised with CLIP's mean and deviation.
     pub fn encode_image(&self, image: Tensor<4>) -> ClipImageFeatures {
         let tokens = self.visual.forward(image);
@@ -421,6 +429,8 @@ pub struct ClipBlock {
     pub ln_2: LayerNorm,
     /// Two linear layers with the activation between.
     pub mlp: ClipMlp,
+    #[module(skip)]
+    compute: BlockCompute,
 }
 
 impl ClipBlock {
@@ -444,11 +454,19 @@ impl ClipBlock {
                 c_proj: linear(mlp_width, width, device),
                 activation,
             },
+            compute: BlockCompute::default(),
         }
     }
 
     /// `x`: `[batch, seq, width]`, `mask`: additive, `[batch, seq, seq]`; same shape out.
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<3>>) -> Tensor<3> {
+        let mask = mask.map(Tensor::inner);
+        self.compute.run(self, &[x], move |block, x| {
+            block.apply(x[0].clone(), mask.clone())
+        })
+    }
+
+    fn apply(&self, x: Tensor<3>, mask: Option<Tensor<3>>) -> Tensor<3> {
         let x = x.clone() + self.attn.forward(self.ln_1.forward(x), mask);
         x.clone() + self.mlp.forward(self.ln_2.forward(x))
     }

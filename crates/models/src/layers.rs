@@ -1,6 +1,7 @@
 //! The parts that systems are built of.
 
 pub mod bert;
+pub mod block_compute;
 pub mod class_head;
 pub mod dropout;
 pub mod mome_block;

@@ -101,7 +101,10 @@ impl Pretrain for AlbefPretrain {
         device: &Device,
     ) -> Result<Self, WeightsError> {
         let config = recipe.model.albef();
-        let empty_model = config.init(&device.clone().autodiff());
+        let mut empty_model = config.init(&device.clone().autodiff());
+        empty_model
+            .encoders
+            .set_block_compute(recipe.run.block_compute());
         let model = started(
             empty_model,
             recipe,

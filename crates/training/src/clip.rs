@@ -33,7 +33,8 @@ impl Pretrain for ClipPretrain {
         tensors: Option<&TensorMap>,
         device: &Device,
     ) -> Result<Self, WeightsError> {
-        let empty_model = recipe.model.clip().init(&device.clone().autodiff());
+        let mut empty_model = recipe.model.clip().init(&device.clone().autodiff());
+        empty_model.set_block_compute(recipe.run.block_compute());
         let salt = 0x0C11_9000;
         let mut model = started(empty_model, recipe, salt, None, weights::clip_name)?;
         if let Some(tensors) = tensors {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use fitup_data::images::{ColorJitter, EvalTransform, Fit, RandAugment, TrainTransform};
 use fitup_data::loader::{CaptionChoice, LoaderConfig, Part};
 use fitup_data::sources::SourceSpec;
+use fitup_models::layers::block_compute::BlockCompute;
 use fitup_models::objectives::itm::HardNegatives;
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +75,7 @@ pub struct Recipe {
     pub optimizer: OptimizerConfig,
     /// Learning rate and length.
     pub schedule: ScheduleConfig,
-    /// When to save and evaluate.
+    /// When to save and evaluate, and what a resumed run may change besides.
     #[serde(default)]
     pub run: RunRecipe,
 }
@@ -264,7 +265,7 @@ impl Default for LossWeights {
     }
 }
 
-/// When to save and evaluate.
+/// When to save and evaluate, and what a resumed run may change besides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunRecipe {
@@ -282,6 +283,14 @@ pub struct RunRecipe {
     pub evaluate_k: usize,
     /// Steps between lines of the log.
     pub log_every: u64,
+    /// Whether a transformer block keeps its input alone for the backward pass, which computes the
+    /// rest again: less memory for more time. Losses are the same, gradients but for the order in
+    /// which some are added.
+    pub gradient_checkpointing: bool,
+    /// Whether transformer blocks compute in bfloat16, from float32 weights with float32 gradients:
+    /// for graphics cards whose units for matrices have that type. Embeddings, heads, losses and the
+    /// momentum model stay float32.
+    pub bf16: bool,
 }
 
 impl Default for RunRecipe {
@@ -294,6 +303,18 @@ impl Default for RunRecipe {
             evaluate_images: 500,
             evaluate_k: 16,
             log_every: 10,
+            gradient_checkpointing: false,
+            bf16: false,
+        }
+    }
+}
+
+impl RunRecipe {
+    /// How transformer blocks are computed.
+    pub fn block_compute(&self) -> BlockCompute {
+        BlockCompute {
+            checkpointing: self.gradient_checkpointing,
+            bf16: self.bf16,
         }
     }
 }
@@ -482,6 +503,18 @@ impl Recipe {
         let power = self.schedule.power;
         if !(power.is_finite() && power > 0.0) {
             return error("schedule.power", format!("{power} must be above 0"));
+        }
+        let of_blocks = [
+            (
+                "run.gradient_checkpointing",
+                self.run.gradient_checkpointing,
+            ),
+            ("run.bf16", self.run.bf16),
+        ];
+        let asked = of_blocks.into_iter().find(|(_, on)| *on);
+        if let (SystemKind::ImageTokenizer, Some((field, _))) = (system, asked) {
+            let reason = "an image_tokenizer has no transformer blocks: set it to false";
+            return error(field, reason.into());
         }
         if self.optimizer.accumulate == 0 {
             return error("optimizer.accumulate", "must be at least 1".into());

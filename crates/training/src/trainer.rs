@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use fitup_data::loader::{Loader, Part, Position, SkipReport};
 use fitup_data::sources::{self, Source};
 use fitup_data::text::Tokenizer;
@@ -153,6 +153,10 @@ fn train<S: Pretrain>(
     options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError> {
+    if recipe.run.bf16 && !options.device.supports_dtype(FloatDType::BF16) {
+        let device = format!("{:?}", options.device);
+        return Err(TrainError::NoBf16 { device });
+    }
     let checkpoints = options.folder.join("checkpoints");
     let newest = checkpoint::list(&checkpoints)?.pop();
     let start = match (&newest, options.resume) {

@@ -39,7 +39,9 @@ impl Pretrain for ViltPretrain {
         device: &Device,
     ) -> Result<Self, WeightsError> {
         let config = recipe.model.vilt();
-        let empty_model = config.init(&device.clone().autodiff());
+        let mut empty_model = config.init(&device.clone().autodiff());
+        let blocks = &mut empty_model.stream.transformer;
+        blocks.set_block_compute(recipe.run.block_compute());
         let model = started(
             empty_model,
             recipe,

@@ -40,7 +40,10 @@ fn start(
     tensors: Option<&TensorMap>,
     device: &Device,
 ) -> Result<Vlmo, WeightsError> {
-    let empty_model = recipe.model.vlmo().init(&device.clone().autodiff());
+    let mut empty_model = recipe.model.vlmo().init(&device.clone().autodiff());
+    empty_model
+        .encoder
+        .set_block_compute(recipe.run.block_compute());
     started(
         empty_model,
         recipe,

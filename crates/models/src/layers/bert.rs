@@ -13,8 +13,9 @@ use burn::tensor::{Device, Int, Tensor};
 use fitup_kernels::attention::{Reach, attend, attention, attention_probs, attention_rows};
 use serde::{Deserialize, Serialize};
 
+use super::block_compute::BlockCompute;
 use super::dropout::DropoutSeed;
-use super::packing::{Asked, Packing, Pairs};
+use super::packing::{Asked, Packing, Pairs, select_rows};
 use super::{LayerNorm, Linear, linear, linear_gelu};
 
 mod decoder;
@@ -162,6 +163,14 @@ pub struct ImageTokens {
     /// Additive, `[batch, 1, image_tokens]` (see [`image_padding_mask`]); absent when every token
     /// is real.
     pub mask: Option<Tensor<3>>,
+}
+
+impl KeysValues {
+    /// Both, image after image: each `[batch * image_tokens, hidden_size]`.
+    fn rows(&self) -> [Tensor<2>; 2] {
+        assert!(self.mask.is_none(), "rows read whole images");
+        [&self.keys, &self.values].map(|x| x.clone().flatten(0, 1))
+    }
 }
 
 impl ImageKeysValues {
@@ -313,31 +322,42 @@ impl Bert {
         let mut packing = packing.clone();
         let mut texts: Vec<usize> = (0..packing.texts()).collect();
         for index in layers.clone() {
-            let layer = &self.layers[index];
-            let dropout = dropout.map(|d| d.at(index as u64));
             let wanted = if index + 1 == layers.end {
                 asked
             } else {
                 &Asked::All
             };
-            let (asking, asking_packing) = packing.asked_rows(x.clone(), wanted, &texts);
-            let reach = asking_packing.reading(&packing);
-            x = layer.attend_self(asking, x, &reach, dropout);
+            let (asking, asking_packing) = packing.asked_rows(wanted, &texts);
+            let mut pass = RowsPass {
+                asking,
+                text: asking_packing.reading(&packing),
+                repeated: None,
+                image: None,
+                dropout: dropout.map(|d| d.at(index as u64)),
+            };
             packing = asking_packing;
+            let mut inputs = vec![x];
             if let Some((pairs, image)) = meeting {
                 if index == layers.start && pairs.texts != texts {
-                    x = packing.choose_rows(x, &pairs.texts);
+                    pass.repeated = Some(packing.chosen_rows(&pairs.texts));
                     packing = packing.chosen(&pairs.texts);
                     texts.clone_from(&pairs.texts);
                 }
                 let image = &image.layers[index - layers.start];
                 let [count, tokens, _] = image.keys.dims();
-                let reach = packing.reading_images(&pairs.images, count, tokens);
-                x = layer.attend_image(x, image, &reach, dropout);
+                pass.image = Some(packing.reading_images(&pairs.images, count, tokens));
+                inputs.extend(image.rows());
             }
-            x = layer.mlp(x, dropout);
+            x = self.layers[index].forward_rows(&inputs, pass);
         }
         x
+    }
+
+    /// How the layers are computed in training where texts are rows without padding.
+    pub fn set_block_compute(&mut self, compute: BlockCompute) {
+        for layer in &mut self.layers {
+            layer.compute = compute;
+        }
     }
 
     fn device(&self) -> Device {
@@ -490,6 +510,21 @@ pub struct BertLayer {
     /// After the MLP's residual.
     pub layer_norm: LayerNorm,
     dropout: f64,
+    #[module(skip)]
+    compute: BlockCompute,
+}
+
+/// What one layer does with rows, all of it known before the rows are.
+struct RowsPass {
+    /// The rows that have queries; absent: all.
+    asking: Option<Vec<usize>>,
+    /// Which rows they read in self-attention.
+    text: Reach,
+    /// Which rows go on from there, each for one of its text's pairs; absent: each once.
+    repeated: Option<Vec<usize>>,
+    /// Which rows of the images these read; absent in a text layer.
+    image: Option<Reach>,
+    dropout: Option<DropoutSeed>,
 }
 
 impl BertLayer {
@@ -503,6 +538,7 @@ impl BertLayer {
             output: linear(config.intermediate_size, width, device),
             layer_norm: LayerNorm::new(width, config.layer_norm_eps, device),
             dropout: config.hidden_dropout_prob,
+            compute: BlockCompute::default(),
         }
     }
 
@@ -541,22 +577,28 @@ impl BertLayer {
             .forward_rows(x, k, v, reach, dropout.map(|d| d.at(0)))
     }
 
-    /// Cross-attention on rows, `[rows, hidden_size]`, to images as `reach` says; a text layer
-    /// gives them back.
-    fn attend_image(
-        &self,
-        x: Tensor<2>,
-        image: &KeysValues,
-        reach: &Reach,
-        dropout: Option<DropoutSeed>,
-    ) -> Tensor<2> {
-        let Some(cross) = &self.crossattention else {
-            return x;
+    /// `inputs`: rows, `[rows, hidden_size]`, then in a fusion layer the images' keys and values
+    /// ([`KeysValues::rows`]); returns the rows that `pass` leaves, `[rows, hidden_size]`.
+    fn forward_rows(&self, inputs: &[Tensor<2>], pass: RowsPass) -> Tensor<2> {
+        self.compute.run(self, inputs, move |layer, inputs| {
+            layer.apply_rows(inputs, &pass)
+        })
+    }
+
+    fn apply_rows(&self, inputs: &[Tensor<2>], pass: &RowsPass) -> Tensor<2> {
+        let source = inputs[0].clone();
+        let select = |x: Tensor<2>, rows: &Option<Vec<usize>>| match rows {
+            Some(rows) => select_rows(x, rows),
+            None => x,
         };
-        assert!(image.mask.is_none(), "rows read whole images");
-        let rows = |x: &Tensor<3>| x.clone().flatten::<2>(0, 1);
-        let (k, v) = (rows(&image.keys), rows(&image.values));
-        cross.forward_rows(x, k, v, reach, dropout.map(|d| d.at(1)))
+        let asking = select(source.clone(), &pass.asking);
+        let x = self.attend_self(asking, source, &pass.text, pass.dropout);
+        let mut x = select(x, &pass.repeated);
+        if let (Some(cross), Some(reach)) = (&self.crossattention, &pass.image) {
+            let (k, v) = (inputs[1].clone(), inputs[2].clone());
+            x = cross.forward_rows(x, k, v, reach, pass.dropout.map(|d| d.at(1)));
+        }
+        self.mlp(x, pass.dropout)
     }
 
     /// The MLP with its residual and LayerNorm, `[.., hidden_size]` in and out.

@@ -39,7 +39,8 @@ impl DropoutSeed {
                 if dropped { 0.0 } else { keep }
             })
             .collect();
-        let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
+        let mask = Tensor::<D>::from_data(TensorData::new(mask, shape), &x.device());
+        let mask = mask.cast(x.dtype());
         x * mask
     }
 }

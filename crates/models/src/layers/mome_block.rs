@@ -7,6 +7,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Int, Tensor};
 use fitup_kernels::attention::{attention, attention_biased};
 
+use super::block_compute::BlockCompute;
 use super::dropout::DropoutSeed;
 use super::vision_transformer::Mlp;
 use super::{LayerNorm, Linear, linear, linear_without_bias};
@@ -81,6 +82,7 @@ impl MomeBlockConfig {
             mlp_vl: self.vl_expert.then(mlp),
             gamma_2: gamma(),
             drop_path: self.drop_path,
+            compute: BlockCompute::default(),
         }
     }
 }
@@ -109,6 +111,8 @@ pub struct MomeBlock {
     /// LayerScale of the expert's branch, `[width]`.
     pub gamma_2: Option<Param<Tensor<1>>>,
     drop_path: f64,
+    #[module(skip)]
+    pub(crate) compute: BlockCompute,
 }
 
 impl MomeBlock {
@@ -116,6 +120,22 @@ impl MomeBlock {
     /// added to the attention scores, with gradient; `drop_path`: absent in inference. Same shape
     /// as `x` out.
     pub fn forward(
+        &self,
+        x: Tensor<3>,
+        modality: Modality,
+        mask: Option<&Tensor<3>>,
+        bias: Option<&Tensor<3>>,
+        drop_path: Option<DropoutSeed>,
+    ) -> Tensor<3> {
+        let inputs: Vec<_> = std::iter::once(x).chain(bias.cloned()).collect();
+        let mask = mask.map(|mask| mask.clone().inner());
+        self.compute.run(self, &inputs, move |block, inputs| {
+            let (x, bias) = (inputs[0].clone(), inputs.get(1));
+            block.apply(x, modality, mask.as_ref(), bias, drop_path)
+        })
+    }
+
+    fn apply(
         &self,
         x: Tensor<3>,
         modality: Modality,
@@ -169,7 +189,8 @@ impl MomeBlock {
         match drop_path {
             Some(seed) if self.drop_path > 0.0 => {
                 let samples = Tensor::<3>::ones([x.dims()[0], 1, 1], &x.device());
-                x * seed.apply(samples, self.drop_path)
+                let factors = seed.apply(samples, self.drop_path).cast(x.dtype());
+                x * factors
             }
             _ => x,
         }

@@ -172,19 +172,25 @@ impl Packing {
         Self::new(texts.iter().map(|text| self.lengths[*text]).collect())
     }
 
-    /// The rows of [`Self::chosen`], `[rows, width]` in and out.
-    pub fn choose_rows(&self, x: Tensor<2>, texts: &[usize]) -> Tensor<2> {
+    /// Which rows [`Self::chosen`] has.
+    pub fn chosen_rows(&self, texts: &[usize]) -> Vec<usize> {
         let ranges: Vec<_> = self.ranges().collect();
-        let rows = texts.iter().flat_map(|text| ranges[*text].clone());
-        let index = row_index(rows, &x.device());
-        x.select(0, index)
+        texts
+            .iter()
+            .flat_map(|text| ranges[*text].clone())
+            .collect()
     }
 
-    /// The rows that are asked for, with where each text's lie among them. `x`: `[rows, width]`;
+    /// The rows of [`Self::chosen`], `[rows, width]` in and out.
+    pub fn choose_rows(&self, x: Tensor<2>, texts: &[usize]) -> Tensor<2> {
+        select_rows(x, &self.chosen_rows(texts))
+    }
+
+    /// Which rows are asked for, `None` for all of them, with where each text's lie among those.
     /// `texts`: which text of `asked` each of this packing's texts is.
-    pub fn asked_rows(&self, x: Tensor<2>, asked: &Asked, texts: &[usize]) -> (Tensor<2>, Self) {
+    pub fn asked_rows(&self, asked: &Asked, texts: &[usize]) -> (Option<Vec<usize>>, Self) {
         let places: Vec<&[usize]> = match asked {
-            Asked::All => return (x, self.clone()),
+            Asked::All => return (None, self.clone()),
             Asked::First => vec![&[0]; self.texts()],
             Asked::At(places) => texts.iter().map(|text| &places[*text][..]).collect(),
         };
@@ -194,9 +200,8 @@ impl Packing {
                 range.start + place
             })
         });
-        let index = row_index(rows, &x.device());
         let lengths = places.iter().map(|places| places.len()).collect();
-        (x.select(0, index), Self::new(lengths))
+        (Some(rows.collect()), Self::new(lengths))
     }
 
     /// Queries packed as `self` against keys packed as `source`, text by text.
@@ -211,6 +216,12 @@ impl Packing {
         let rows = images.iter().map(|i| i * tokens..(i + 1) * tokens);
         Reach::new(self.lengths.iter().copied().zip(rows), count * tokens)
     }
+}
+
+/// These rows of `[rows, width]`, in this order.
+pub(super) fn select_rows(x: Tensor<2>, rows: &[usize]) -> Tensor<2> {
+    let index = row_index(rows.iter().copied(), &x.device());
+    x.select(0, index)
 }
 
 impl Asked {
@@ -268,13 +279,16 @@ mod tests {
         assert_eq!(values(twice), [2.0, 3.0, 4.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
         assert_eq!(packing.chosen(&[1, 0, 1]), Packing::new(vec![3, 2, 3]));
 
-        let (first, _) = packing.asked_rows(x.clone(), &Asked::First, &[0, 1]);
-        assert_eq!(values(first), [0.0, 2.0]);
+        let (all, _) = packing.asked_rows(&Asked::All, &[0, 1]);
+        assert_eq!(all, None);
+        let (first, _) = packing.asked_rows(&Asked::First, &[0, 1]);
+        assert_eq!(first, Some(vec![0, 2]));
         // Of a batch of 2 texts of at most 3 tokens, the flattened places 4 and 5.
         let at = Asked::at(&[4, 5], 2, 3);
         assert_eq!(at, Asked::At(vec![vec![], vec![1, 2]]));
-        let (some, lengths) = packing.asked_rows(x, &at, &[0, 1]);
-        assert_eq!(values(some), [3.0, 4.0]);
+        let (some, lengths) = packing.asked_rows(&at, &[0, 1]);
+        assert_eq!(some, Some(vec![3, 4]));
+        assert_eq!(values(select_rows(x, &[3, 4])), [3.0, 4.0]);
         assert_eq!(lengths, Packing::new(vec![0, 2]));
         assert_eq!(lengths.reading(&packing).segments()[0].keys, 2..5);
     }

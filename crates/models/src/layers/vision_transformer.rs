@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 use fitup_kernels::attention::{attention, attention_qkv};
 use serde::{Deserialize, Serialize};
 
+use super::block_compute::BlockCompute;
 use super::dropout::DropoutSeed;
 use super::patch_embed::PatchEmbed;
 use super::{LayerNorm, Linear, attend_first, first_token, linear, linear_gelu, mlp};
@@ -113,6 +114,13 @@ impl VisionTransformer {
         self.norm.forward(last.forward_first(x))
     }
 
+    /// How the blocks are computed in training.
+    pub fn set_block_compute(&mut self, compute: BlockCompute) {
+        for block in &mut self.blocks {
+            block.compute = compute;
+        }
+    }
+
     /// Patch tokens with CLS in front and positions added, `[batch, 1 + patches, width]`.
     pub fn embed(&self, image: Tensor<4>) -> Tensor<3> {
         let patches = self.patch_embed.forward(image);
@@ -133,6 +141,8 @@ pub struct TransformerBlock {
     pub norm2: LayerNorm,
     /// Two linear layers with GELU between.
     pub mlp: Mlp,
+    #[module(skip)]
+    compute: BlockCompute,
 }
 
 impl TransformerBlock {
@@ -150,11 +160,17 @@ impl TransformerBlock {
                 fc1: linear(width, config.mlp_ratio * width, device),
                 fc2: linear(config.mlp_ratio * width, width, device),
             },
+            compute: BlockCompute::default(),
         }
     }
 
     /// `x`: `[batch, tokens, width]`; same shape out.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let compute = self.compute;
+        compute.run(self, &[x], |block, x| block.apply(x[0].clone()))
+    }
+
+    fn apply(&self, x: Tensor<3>) -> Tensor<3> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x));
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
@@ -171,6 +187,18 @@ impl TransformerBlock {
     /// tokens]`, and dropout at the given rate after every linear layer but qkv (ViLT's
     /// `drop_rate`).
     pub fn forward_masked(
+        &self,
+        x: Tensor<3>,
+        mask: Tensor<3>,
+        dropout: Option<(DropoutSeed, f64)>,
+    ) -> Tensor<3> {
+        let mask = mask.inner();
+        self.compute.run(self, &[x], move |block, x| {
+            block.apply_masked(x[0].clone(), mask.clone(), dropout)
+        })
+    }
+
+    fn apply_masked(
         &self,
         x: Tensor<3>,
         mask: Tensor<3>,

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::{Positions, VlmoConfig};
 use crate::layers::bert::BertEmbeddings;
+use crate::layers::block_compute::BlockCompute;
 use crate::layers::dropout::DropoutSeed;
 use crate::layers::mome_block::{LAYER_NORM_EPS, Modality, MomeBlock, MomeBlockConfig, key_mask};
 use crate::layers::patch_embed::PatchEmbed;
@@ -172,6 +173,13 @@ struct Sequence {
 }
 
 impl VlmoEncoder {
+    /// How the blocks are computed in training.
+    pub fn set_block_compute(&mut self, compute: BlockCompute) {
+        for block in &mut self.transformer.blocks {
+            block.compute = compute;
+        }
+    }
+
     /// Texts and images in one sequence, pair by pair. `image`: `[batch, 3, image_size,
     /// image_size]`, normalised with mean and deviation 0.5; `image_type`: [`IMAGE_TYPE`], or the
     /// next for NLVR2's second image; `dropout`: absent in inference.

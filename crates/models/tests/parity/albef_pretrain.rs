@@ -1,15 +1,18 @@
-use burn::tensor::Device;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
 use fitup_models::albef::{
     Albef, AlbefConfig, AlbefEncoders, ItcMemory, NegativeDraw, PretrainBatch, PretrainObjectives,
 };
+use fitup_models::layers::block_compute::BlockCompute;
+use fitup_models::layers::dropout::DropoutSeed;
 use fitup_models::layers::vision_transformer::VisionTransformerConfig;
 use fitup_models::objectives::itc::identity_targets;
 use fitup_models::objectives::itm::{self, HardNegatives, Negatives};
 use fitup_models::objectives::mlm::MaskedPositions;
-use fitup_models::weights;
+use fitup_models::weights::{self, TensorMap};
 
 use crate::albef_bert::bert_config;
-use crate::golden::{Golden, assert_close, field};
+use crate::golden::{Golden, assert_close, field, magnitude};
 
 pub fn config(golden: &Golden) -> AlbefConfig {
     let c = &golden.config;
@@ -33,13 +36,14 @@ pub fn config(golden: &Golden) -> AlbefConfig {
 }
 
 fn model(golden: &Golden, device: &Device) -> Albef {
+    loaded(config(golden), golden, device)
+}
+
+fn loaded(config: AlbefConfig, golden: &Golden, device: &Device) -> Albef {
     let state = golden.group("state.");
-    weights::load(
-        config(golden).init(device),
-        &state,
-        weights::albef_name,
-        |name| !weights::is_momentum(name) && !name.ends_with("_queue"),
-    )
+    weights::load(config.init(device), &state, weights::albef_name, |name| {
+        !weights::is_momentum(name) && !name.ends_with("_queue")
+    })
     .unwrap()
 }
 
@@ -121,6 +125,83 @@ fn features_losses_and_gradients() {
     // What is recorded for attention key biases is rounding noise; the check of its size stands in
     // the BERT fixture's test.
     golden.assert_group("grad.", &found, 1e-3, |name| name.ends_with(".key.bias"));
+}
+
+/// Losses and gradients of the recorded step with dropout, its blocks computed as `compute` says.
+fn dropped_out(
+    golden: &Golden,
+    compute: BlockCompute,
+    frozen_images: bool,
+) -> ([f32; 3], TensorMap) {
+    let plain = Device::flex();
+    let mut config = config(golden);
+    config.text.hidden_dropout_prob = 0.1;
+    config.text.attention_probs_dropout_prob = 0.1;
+    let mut model = loaded(config, golden, &plain.clone().autodiff());
+    if frozen_images {
+        model.encoders.visual_encoder = model.encoders.visual_encoder.no_grad();
+    }
+    model.encoders.set_block_compute(compute);
+    let batch = batch(golden, &plain);
+    let objectives = objectives(golden, &plain);
+    let dropout = Some(DropoutSeed::new(3));
+    let out = model.pretrain(&momentum(golden, &plain), &batch, &objectives, dropout);
+    let losses = [
+        out.itc.unwrap().loss,
+        out.itm.unwrap().loss,
+        out.mlm.unwrap(),
+    ];
+    let gradients = Tensor::cat(losses.to_vec(), 0).sum().backward();
+    let gradients = weights::export_gradients(&model, &gradients, weights::albef_name);
+    (losses.map(|loss| loss.into_scalar()), gradients)
+}
+
+#[test]
+fn checkpointed_blocks_give_the_same_losses_and_gradients() {
+    let golden = Golden::load("albef_pretrain");
+    let compute = BlockCompute {
+        checkpointing: true,
+        bf16: false,
+    };
+    for frozen_images in [false, true] {
+        let (losses, gradients) = dropped_out(&golden, compute, frozen_images);
+        let kept = dropped_out(&golden, BlockCompute::default(), frozen_images);
+        assert_eq!(losses, kept.0, "losses");
+        assert!(gradients.keys().eq(kept.1.keys()));
+        for (name, want) in &kept.1 {
+            // Where a tensor is read several times, its gradients are added in another order.
+            let tolerance = 1e-6 * magnitude(&want.values).max(0.1);
+            assert_close(name, &gradients[name].values, &want.values, tolerance);
+        }
+    }
+}
+
+#[test]
+fn blocks_in_bfloat16_give_losses_and_gradients_to_its_precision() {
+    let golden = Golden::load("albef_pretrain");
+    let (losses, gradients) = dropped_out(&golden, BlockCompute::default(), false);
+    let norm = |values: &[f32]| values.iter().map(|x| x * x).sum::<f32>().sqrt();
+    for checkpointing in [false, true] {
+        let compute = BlockCompute {
+            checkpointing,
+            bf16: true,
+        };
+        let rounded = dropped_out(&golden, compute, false);
+        for (loss, want) in rounded.0.into_iter().zip(losses) {
+            let error = (loss - want).abs() / want;
+            assert!(error > 0.0 && error < 0.01, "{loss}, {want}");
+        }
+        // Key biases have no true gradient.
+        let true_ones = gradients
+            .iter()
+            .filter(|(name, _)| !name.ends_with(".key.bias"));
+        for (name, want) in true_ones {
+            let pairs = rounded.1[name].values.iter().zip(&want.values);
+            let errors: Vec<f32> = pairs.map(|(a, b)| a - b).collect();
+            let (error, size) = (norm(&errors), norm(&want.values));
+            assert!(error < 0.05 * size, "{name}: {error:e} of {size:e}");
+        }
+    }
 }
 
 #[test]

@@ -162,6 +162,12 @@ mod tests {
             (1, "data.patch_mask_share=1.5", "data.patch_mask_share"),
             (1, "objectives.itm=false", "objectives"),
             (0, "model.stage=image", "model.stage"),
+            (
+                0,
+                "run.gradient_checkpointing=true",
+                "run.gradient_checkpointing",
+            ),
+            (0, "run.bf16=true", "run.bf16"),
             (0, "objectives.queue_size=0", "objectives"),
             (
                 3,

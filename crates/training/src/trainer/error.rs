@@ -40,6 +40,12 @@ pub enum TrainError {
         /// The recipe's.
         path: PathBuf,
     },
+    /// The device lacks a type that the recipe wants.
+    #[error("run.bf16: the device {device} cannot compute in bfloat16; set it to false")]
+    NoBf16 {
+        /// As Burn calls it.
+        device: String,
+    },
     /// What is to be frozen does not fit the model.
     #[error(transparent)]
     Frozen(#[from] FrozenError),

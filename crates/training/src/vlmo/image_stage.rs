@@ -45,7 +45,10 @@ impl Pretrain for VlmoImagePretrain {
     ) -> Result<Self, WeightsError> {
         let config = recipe.model.vlmo().without_vl_experts();
         let sizes = recipe.model.image_tokenizer();
-        let empty_model = config.init_image_stage(sizes.codes, &device.clone().autodiff());
+        let mut empty_model = config.init_image_stage(sizes.codes, &device.clone().autodiff());
+        empty_model
+            .encoder
+            .set_block_compute(recipe.run.block_compute());
         // What belongs to texts is drawn, never trained and not in a checkpoint.
         let drawn = started(empty_model, recipe, 0x0071_3001, None, weights::vlmo_name)?;
         let tokenizer = |tensors: &TensorMap| {

@@ -33,7 +33,10 @@ fn start(
     device: &Device,
 ) -> Result<VlmoTextStage, WeightsError> {
     let config = recipe.model.vlmo().without_vl_experts();
-    let empty_model = config.init_text_stage(&device.clone().autodiff());
+    let mut empty_model = config.init_text_stage(&device.clone().autodiff());
+    empty_model
+        .encoder
+        .set_block_compute(recipe.run.block_compute());
     started(
         empty_model,
         recipe,
