@@ -5,7 +5,9 @@ mod data;
 mod data_check;
 mod demo;
 mod evaluate;
+mod explain;
 mod fill;
+mod grounding;
 mod index;
 mod matching;
 mod model;
@@ -62,6 +64,7 @@ enum Command {
     Match(matching::Match),
     Classify(classify::Classify),
     Fill(fill::Fill),
+    Explain(explain::Explain),
     #[command(subcommand)]
     Model(model::Model),
     #[command(subcommand)]
@@ -101,6 +104,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ended> {
         Command::Match(args) => matching::run(args, output)?,
         Command::Classify(args) => classify::run(args, output)?,
         Command::Fill(args) => fill::run(args, output)?,
+        Command::Explain(args) => explain::run(args, output)?,
         Command::Model(args) => model::run(args, output)?,
         Command::Data(args) => data::run(args, output)?,
         Command::Demo(args) => demo::run(args, output)?,

@@ -9,6 +9,7 @@ use fitup_index::RetrievalMetrics;
 use fitup_training::tasks::retrieval::{self, RetrievalResult, Settings};
 use serde_json::json;
 
+use super::grounding::{self, Grounding};
 use super::model_file::ModelArgs;
 use super::output::Output;
 use super::spec;
@@ -25,6 +26,7 @@ Examples:
 pub enum Evaluate {
     Retrieval(Retrieval),
     ZeroShot(ZeroShot),
+    Grounding(Grounding),
 }
 
 /// Image-text retrieval both ways, as ALBEF measures it
@@ -68,6 +70,7 @@ pub fn run(args: &Evaluate, output: Output) -> Result<()> {
     let args = match args {
         Evaluate::Retrieval(args) => args,
         Evaluate::ZeroShot(args) => return zero_shot::run(args, output),
+        Evaluate::Grounding(args) => return grounding::run(args, output),
     };
     let spec = spec::parse(&args.data)?;
     let model = args.model.open()?;
