@@ -7,8 +7,10 @@ mod data_check;
 mod demo;
 mod evaluate;
 mod evaluate_task;
+mod explain;
 mod fill;
 mod finetune;
+mod grounding;
 mod index;
 mod matching;
 mod model;
@@ -72,6 +74,7 @@ enum Command {
     Ask(ask::Ask),
     Compare(ask::Compare),
     Entail(ask::Entail),
+    Explain(explain::Explain),
     #[command(subcommand)]
     Model(model::Model),
     #[command(subcommand)]
@@ -116,6 +119,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ended> {
         Command::Ask(args) => ask::run(args, output)?,
         Command::Compare(args) => ask::run_compare(args, output)?,
         Command::Entail(args) => ask::run_entail(args, output)?,
+        Command::Explain(args) => explain::run(args, output)?,
         Command::Model(args) => model::run(args, output)?,
         Command::Data(args) => data::run(args, output)?,
         Command::Demo(args) => demo::run(args, output)?,

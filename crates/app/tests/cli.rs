@@ -7,60 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use program::{failure, fitup, json, samples};
+use program::{ALBEF, failure, fitup, has, json, samples};
 use serde_json::Value;
-
-const RECIPE: &str = r#"
-name = "tiny"
-seed = 5
-[model]
-system = "albef"
-init_std = 0.05
-[model.albef]
-embed_dim = 16
-[model.albef.vision]
-image_size = 32
-patch_size = 16
-width = 32
-depth = 2
-heads = 2
-[model.albef.text]
-vocab_size = 200
-hidden_size = 32
-num_hidden_layers = 2
-fusion_layer = 1
-num_attention_heads = 2
-intermediate_size = 64
-max_position_embeddings = 16
-encoder_width = 32
-hidden_dropout_prob = 0.0
-attention_probs_dropout_prob = 0.0
-[data]
-train = { kind = "shards", paths = ["SAMPLES/train-00000.tar"], limit = 64 }
-validation = { kind = "shards", paths = ["SAMPLES/test-00000.tar"], limit = 16 }
-batch_size = 8
-max_tokens = 12
-fit = "pad_white"
-[objectives]
-queue_size = 32
-[schedule]
-kind = "constant"
-lr = 1e-3
-epochs = 1
-[run]
-steps = 6
-checkpoint_every = 4
-evaluate_every = 6
-evaluate_images = 16
-evaluate_k = 4
-log_every = 2
-"#;
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no {part:?} in {text:?}");
-    }
-}
 
 /// A folder that is empty at the start of the test.
 fn fresh(name: &str) -> PathBuf {
@@ -75,7 +23,7 @@ fn fresh(name: &str) -> PathBuf {
 }
 
 fn write_recipe(folder: &Path) {
-    let recipe = RECIPE.replace("SAMPLES", &samples());
+    let recipe = ALBEF.replace("SAMPLES", &samples());
     std::fs::write(folder.join("tiny.toml"), recipe).unwrap();
 }
 

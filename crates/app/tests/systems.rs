@@ -173,6 +173,12 @@ fn a_vilt_matches_and_fills_but_has_nothing_to_index() {
     );
     let classify = ["classify", "picture.png", "--labels", "heart,star"];
     assert!(failure(folder, 1, &with_model(&classify)).contains("vilt"));
+    let explain = ["explain", "picture.png", "a heart"];
+    let explain = failure(folder, 1, &with_model(&explain));
+    assert!(
+        explain.contains("vilt") && explain.contains("cross-attention"),
+        "{explain}"
+    );
 }
 
 #[test]

@@ -1,4 +1,9 @@
-//! Contact sheets: a grid of pictures with their captions, to look at data before training on it.
+//! Contact sheets: a grid of pictures with their captions, to look at data before training on it,
+//! and at what a model looks at after.
+
+mod heat;
+
+pub use heat::{outline, overlay};
 
 use embedded_graphics::mono_font::{MonoTextStyle, iso_8859_15::FONT_6X10};
 use embedded_graphics::pixelcolor::BinaryColor;
@@ -60,10 +65,11 @@ pub fn contact_sheet(items: &[SheetItem], columns: usize, cell: u32, lines: usiz
     sheet
 }
 
-fn draw_picture(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32, cell: u32) {
+/// A picture as large as a cell lets it be, its proportions kept; one without pixels as it is.
+pub fn fitted(picture: &RgbImage, cell: u32) -> RgbImage {
     let (width, height) = picture.dimensions();
     if width == 0 || height == 0 {
-        return;
+        return picture.clone();
     }
     let scale = f64::from(cell) / f64::from(width.max(height));
     let fit = |length: u32| ((f64::from(length) * scale).round() as u32).clamp(1, cell);
@@ -73,7 +79,11 @@ fn draw_picture(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32, c
     } else {
         FilterType::CatmullRom
     };
-    let fitted = imageops::resize(picture, fit(width), fit(height), filter);
+    imageops::resize(picture, fit(width), fit(height), filter)
+}
+
+fn draw_picture(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32, cell: u32) {
+    let fitted = fitted(picture, cell);
     let (x, y) = (
         left + (cell - fitted.width()) / 2,
         top + (cell - fitted.height()) / 2,

@@ -25,7 +25,8 @@ use crate::objectives::itc::{self, Itc, ItcKeys};
 use crate::objectives::itm::{self, Itm, Negatives};
 use crate::objectives::mlm::{self, MaskedPositions};
 use crate::system::{
-    EncodedImages, EncodedTexts, MaskedWords, Matching, System, SystemConfig, Teacher, no_multiple,
+    EncodedImages, EncodedTexts, Grounding, MaskedWords, Matching, System, SystemConfig, Teacher,
+    no_multiple,
 };
 use crate::weights::host_values;
 
@@ -524,6 +525,10 @@ impl System for Albef {
 
     fn masked_words(&self) -> Option<&dyn MaskedWords> {
         Some(&self.encoders)
+    }
+
+    fn grounding(&self) -> Option<&dyn Grounding> {
+        Some(self)
     }
 }
 

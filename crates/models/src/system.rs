@@ -2,6 +2,7 @@
 //! do and leaves out the rest: its absence is what callers report.
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 use burn::tensor::{Int, Tensor};
 use fitup_kernels::attention::row_index;
@@ -53,6 +54,11 @@ pub trait System: Debug {
 
     /// Words for gaps; `None` without such a head.
     fn masked_words(&self) -> Option<&dyn MaskedWords>;
+
+    /// What in a picture the words of a text mean; `None` where no layer of matching says so.
+    fn grounding(&self) -> Option<&dyn Grounding> {
+        None
+    }
 }
 
 /// A batch of images, encoded apart from any text.
@@ -150,4 +156,58 @@ pub trait Teacher: MaskedWords {
 
     /// `input_ids`, `attention_mask`: `[n, seq]`; returns unit rows, `[n, embed_dim]`.
     fn embed_texts(&self, input_ids: Tensor<2, Int>, attention_mask: Tensor<2, Int>) -> Tensor<2>;
+}
+
+/// Where matching looks in a picture for the words of a text.
+pub trait Grounding {
+    /// Layers whose cross-attention can be looked at, counted from the first text layer; at least
+    /// one.
+    fn layers(&self) -> Range<usize>;
+
+    /// The one that is looked at where nobody asks for another.
+    fn default_layer(&self) -> usize;
+
+    /// Grad-CAM of matching on the cross-attention of `layer`. `images`: `[n, 3, image_size,
+    /// image_size]`, normalised, each encoded once; `image_of`: for each text the place of its
+    /// image; `input_ids`, `attention_mask`: `[batch, seq]`.
+    ///
+    /// # Panics
+    /// If `layer` is none of [`Self::layers`].
+    fn pair_cam(
+        &self,
+        images: Tensor<4>,
+        image_of: &[usize],
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        layer: usize,
+    ) -> MatchingCam;
+}
+
+/// Where words of a text look in its image while the two are matched.
+#[derive(Clone, Debug)]
+pub struct MatchingCam {
+    /// `[batch, 2]`; logit 1, "they match", is the score that is differentiated.
+    pub itm_logits: Tensor<2>,
+    /// Attention weights of each token on each patch, `[batch, heads, seq, grid, grid]`, 0 for
+    /// padding.
+    pub weights: Tensor<5>,
+    /// Their gradients, where positive; same shape, 0 for padding.
+    pub gradients: Tensor<5>,
+}
+
+impl MatchingCam {
+    /// One map per token, `[batch, seq, grid, grid]`, each 0 or more: `[CLS]` first, 0 for padding.
+    /// In the last fusion layer `[CLS]` alone has one: matching reads no other token above it.
+    pub fn per_token(&self) -> Tensor<4> {
+        (self.weights.clone() * self.gradients.clone())
+            .mean_dim(1)
+            .squeeze_dim(1)
+    }
+
+    /// One map per text, `[batch, grid, grid]`: the mean over its tokens, `[CLS]` and padding
+    /// counted (so the scale depends on the longest text of the batch, the place of the largest
+    /// value does not).
+    pub fn map(&self) -> Tensor<3> {
+        self.per_token().mean_dim(1).squeeze_dim(1)
+    }
 }

@@ -2,6 +2,7 @@
 //! masked words. Everything it needs is in the file: sizes, vocabulary, image transform.
 
 mod collection;
+mod explain;
 mod fill;
 mod indexing;
 mod pseudo_targets;
@@ -27,6 +28,7 @@ use crate::systems;
 use crate::tasks::retrieval::{Scorer, match_pairs};
 
 pub use collection::{Collection, Pictures};
+pub use explain::{Explanation, WordMap};
 pub use fill::{Filled, FilledMask};
 pub use indexing::{IndexOptions, IndexReport, TEXTS};
 pub use pseudo_targets::{PseudoTargets, TextPool};
@@ -117,6 +119,18 @@ pub enum LoadedError {
         task: &'static str,
         /// What it lacks, and what can.
         reason: &'static str,
+    },
+    /// A layer in which no word looks at the picture.
+    #[error("{model} has no cross-attention in layer {layer}; layers {first} to {last} have")]
+    Layer {
+        /// Name of the model.
+        model: String,
+        /// What was asked.
+        layer: usize,
+        /// The first that can be asked for.
+        first: usize,
+        /// The last.
+        last: usize,
     },
     /// Nothing is left of a text.
     #[error("the text {text:?} holds no words: write at least one letter or digit")]

@@ -2,6 +2,7 @@
 
 pub mod classes;
 pub mod examples;
+pub mod grounding;
 pub mod masked;
 pub mod query_cost;
 pub mod retrieval;

@@ -10,6 +10,7 @@ use fitup_training::tasks::retrieval::{self, RetrievalResult, Settings};
 use serde_json::json;
 
 use super::evaluate_task::{self, Entailment, Nlvr2, Vqa};
+use super::grounding::{self, Grounding};
 use super::model_file::ModelArgs;
 use super::output::Output;
 use super::query_cost::{self, QueryCostArgs};
@@ -31,6 +32,7 @@ pub enum Evaluate {
     Nlvr2(Nlvr2),
     Entailment(Entailment),
     QueryCost(QueryCostArgs),
+    Grounding(Grounding),
 }
 
 /// Image-text retrieval both ways, as ALBEF measures it
@@ -78,6 +80,7 @@ pub fn run(args: &Evaluate, output: Output) -> Result<()> {
         Evaluate::Nlvr2(args) => return evaluate_task::nlvr2(args, output),
         Evaluate::Entailment(args) => return evaluate_task::entailment(args, output),
         Evaluate::QueryCost(args) => return query_cost::run(args, output),
+        Evaluate::Grounding(args) => return grounding::run(args, output),
     };
     let spec = spec::parse(&args.data)?;
     let model = args.model.open()?;

@@ -102,7 +102,7 @@ impl Kind {
     }
 
     /// Folders below an image root in which its pictures may be.
-    pub(crate) fn folders(self) -> &'static [&'static str] {
+    pub fn folders(self) -> &'static [&'static str] {
         match self {
             Self::Coco => &["images", "train2014", "val2014"],
             Self::Vqa => &["images", "VG_100K", "VG_100K_2"],

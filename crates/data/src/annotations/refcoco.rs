@@ -28,7 +28,8 @@ pub enum RefSplit {
 }
 
 impl RefSplit {
-    const ALL: [Self; 5] = [Self::Train, Self::Val, Self::TestA, Self::TestB, Self::Test];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Train, Self::Val, Self::TestA, Self::TestB, Self::Test];
 
     /// The name in the files.
     pub fn name(self) -> &'static str {

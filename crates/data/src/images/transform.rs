@@ -42,6 +42,18 @@ pub enum Fit {
 }
 
 impl Fit {
+    /// The part of the model's square that shows an image of this width and height: left, top,
+    /// width, height as shares of the square's side. The rest is padding.
+    pub fn shown(self, [width, height]: [u32; 2]) -> [f64; 4] {
+        if self == Self::Stretch || width == height {
+            return [0.0, 0.0, 1.0, 1.0];
+        }
+        let side = f64::from(width.max(height));
+        let share = |length: u32| f64::from(length) / side;
+        let (across, down) = (share(width), share(height));
+        [(1.0 - across) / 2.0, (1.0 - down) / 2.0, across, down]
+    }
+
     fn fit(self, image: &RgbImage) -> Cow<'_, RgbImage> {
         let (width, height) = image.dimensions();
         if self == Self::Stretch || width == height {
@@ -299,6 +311,9 @@ mod tests {
         let reds: Vec<u8> = square.pixels().map(|p| p[0]).collect();
         assert_eq!(reds, [0, 0, 0, 0, 0, 0, 255, 255, 255]);
         assert!(matches!(Fit::Stretch.fit(&wide), Cow::Borrowed(_)));
+        assert_eq!(Fit::PadWhite.shown([2, 4]), [0.25, 0.0, 0.5, 1.0]);
+        assert_eq!(Fit::PadWhite.shown([8, 2]), [0.0, 0.375, 1.0, 0.25]);
+        assert_eq!(Fit::Stretch.shown([8, 2]), [0.0, 0.0, 1.0, 1.0]);
         assert!(matches!(
             Fit::PadWhite.fit(&RgbImage::new(5, 5)),
             Cow::Borrowed(_)

@@ -232,9 +232,20 @@ impl Tokenizer {
     /// `usize::MAX` keeps all.
     pub fn encode(&self, text: &str, max_tokens: usize) -> Vec<i64> {
         let mut ids = vec![self.special.cls];
-        self.pieces(text, &mut ids);
+        self.pieces(text, &mut ids, &mut |_, _| {});
         ids.truncate(max_tokens);
         ids
+    }
+
+    /// The words of a text as they are cut, each with the place after its last piece in what
+    /// [`Self::encode`] gives; the first begins behind `[CLS]`, at 1.
+    pub fn words(&self, text: &str) -> Vec<(String, usize)> {
+        let mut ids = vec![self.special.cls];
+        let mut words = Vec::new();
+        self.pieces(text, &mut ids, &mut |word, end| {
+            words.push((word.to_owned(), end))
+        });
+        words
     }
 
     /// Encodes several texts and pads them to the longest.
@@ -293,23 +304,26 @@ impl Tokenizer {
     }
 
     /// Appends the ids of a text: special tokens are cut out first, the rest is split into words.
-    fn pieces(&self, text: &str, ids: &mut Vec<i64>) {
+    /// `cut` is told every word and how many ids there are after it.
+    fn pieces(&self, text: &str, ids: &mut Vec<i64>, cut: &mut impl FnMut(&str, usize)) {
         let mut rest = text;
         while let Some((at, token)) = next_special(rest) {
-            self.word_pieces(&rest[..at], ids);
+            self.word_pieces(&rest[..at], ids, cut);
             ids.push(self.id(token).unwrap_or(self.special.unk));
+            cut(token, ids.len());
             rest = &rest[at + token.len()..];
         }
-        self.word_pieces(rest, ids);
+        self.word_pieces(rest, ids, cut);
     }
 
-    fn word_pieces(&self, text: &str, ids: &mut Vec<i64>) {
+    fn word_pieces(&self, text: &str, ids: &mut Vec<i64>, cut: &mut impl FnMut(&str, usize)) {
         for word in pretokenizer::words(text) {
             let before = ids.len();
             if !self.longest_matches(&word, ids) {
                 ids.truncate(before);
                 ids.push(self.special.unk);
             }
+            cut(&word, ids.len());
         }
     }
 
@@ -363,6 +377,16 @@ mod tests {
     fn a_partly_unknown_word_is_one_unknown_token() {
         let t = tokenizer(&["un", "##do"]);
         assert_eq!(t.encode("undo unx", usize::MAX), [2, 5, 6, 1]);
+    }
+
+    #[test]
+    fn words_end_where_their_pieces_do() {
+        let t = tokenizer(&["un", "##do", "it"]);
+        let ends = t.words("undo it, [MASK]x");
+        let ends: Vec<(&str, usize)> = ends.iter().map(|(w, end)| (w.as_str(), *end)).collect();
+        let want = [("undo", 3), ("it", 4), (",", 5), ("[MASK]", 6), ("x", 7)];
+        assert_eq!(ends, want);
+        assert_eq!(t.encode("undo it, [MASK]x", usize::MAX).len(), 7);
     }
 
     #[test]

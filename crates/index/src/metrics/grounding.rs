@@ -1,134 +1,20 @@
 //! Accuracy of weakly supervised grounding, as ALBEF counts it (`grounding_eval`): of the boxes proposed for a
 //! picture the one with most of the map in it, right if it overlaps the true box by half.
 
+mod heat_map;
+mod pointed;
+
 use serde::{Deserialize, Serialize};
+
+pub use heat_map::HeatMap;
 
 /// A box: left, top, width, height in pixels.
 pub type Box4 = [f64; 4];
 
 /// Overlap from which a box counts as found.
 const FOUND: f64 = 0.5;
-/// Coefficient of PyTorch's bicubic interpolation.
-const BICUBIC: f64 = -0.75;
-
-/// How much of a picture belongs to a text, on a coarse grid, row by row.
-#[derive(Clone, Copy, Debug)]
-pub struct HeatMap<'a> {
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
-}
-
-impl<'a> HeatMap<'a> {
-    /// # Panics
-    /// When there are not `rows` times `columns` values, or none.
-    pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert!(rows * columns > 0, "a heat map has at least one cell");
-        assert_eq!(values.len(), rows * columns, "rows times columns");
-        Self {
-            values,
-            rows,
-            columns,
-        }
-    }
-
-    /// The proposed box that scores highest on the map resized to a picture of `width` and `height` pixels: sum
-    /// inside it, cut to whole pixels, by its area to the power of `alpha` (a half in the original). Of equal ones
-    /// the first.
-    ///
-    /// `None` where no box has a positive score; the original then takes the box it chose for the picture before.
-    pub fn best(
-        &self,
-        [width, height]: [usize; 2],
-        proposals: &[Box4],
-        alpha: f64,
-    ) -> Option<usize> {
-        let columns = Interpolation::new(self.columns, width);
-        let rows = Interpolation::new(self.rows, height);
-        let mut best: Option<(usize, f64)> = None;
-        for (at, &[left, top, across, down]) in proposals.iter().enumerate() {
-            let area = across * down;
-            let sum = self.sum(
-                &rows.over(top, top + down),
-                &columns.over(left, left + across),
-            );
-            let score = sum / area.powf(alpha);
-            if area > 0.0 && score > best.map_or(0.0, |(_, score)| score) {
-                best = Some((at, score));
-            }
-        }
-        best.map(|(at, _)| at)
-    }
-
-    /// Interpolation is linear and separable, so a sum of pixels is a weighted sum of cells, and the resized map is
-    /// never made.
-    fn sum(&self, rows: &[f64], columns: &[f64]) -> f64 {
-        let lines = self.values.chunks_exact(self.columns).zip(rows);
-        lines
-            .map(|(line, row)| {
-                let cells = line.iter().zip(columns);
-                row * cells
-                    .map(|(&cell, column)| f64::from(cell) * column)
-                    .sum::<f64>()
-            })
-            .sum()
-    }
-}
-
-/// Bicubic interpolation along one axis, corners not aligned: sums of the cells' weights over all pixels before one.
-struct Interpolation {
-    cells: usize,
-    /// For pixel 0 to the last and one more, `cells` sums each.
-    before: Vec<f64>,
-}
-
-impl Interpolation {
-    fn new(cells: usize, pixels: usize) -> Self {
-        let mut before = vec![0.0; cells];
-        before.reserve(cells * pixels);
-        let scale = cells as f64 / pixels.max(1) as f64;
-        for pixel in 0..pixels {
-            let start = before.len() - cells;
-            before.extend_from_within(start..);
-            let place = (pixel as f64 + 0.5) * scale - 0.5;
-            let cell = place.floor();
-            for (offset, weight) in weights(place - cell).into_iter().enumerate() {
-                let cell = (cell as i64 + offset as i64 - 1).clamp(0, cells as i64 - 1);
-                let end = before.len() - cells;
-                before[end + cell as usize] += weight;
-            }
-        }
-        Self { cells, before }
-    }
-
-    /// How much every cell weighs in all pixels from `start` up to and without `end`, both cut to whole pixels inside
-    /// the picture.
-    fn over(&self, start: f64, end: f64) -> Vec<f64> {
-        let last = self.before.len() / self.cells - 1;
-        // A negative number becomes 0.
-        let place = |at: f64| (at as usize).min(last) * self.cells;
-        let (start, end) = (place(start), place(end));
-        if end <= start {
-            return vec![0.0; self.cells];
-        }
-        let sums = |at: usize| &self.before[at..at + self.cells];
-        let differences = sums(end).iter().zip(sums(start));
-        differences.map(|(end, start)| end - start).collect()
-    }
-}
-
-/// Weights of the four cells around a place, of which it lies `past` the second.
-fn weights(past: f64) -> [f64; 4] {
-    let a = BICUBIC;
-    let near = |x: f64| ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
-    let far = |x: f64| ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a;
-    [
-        far(past + 1.0),
-        near(past),
-        near(1.0 - past),
-        far(2.0 - past),
-    ]
-}
+/// Boxes tried as the constant one.
+const CANDIDATES: usize = 1000;
 
 /// Overlap of two boxes as the original computes it: the last pixel counts in what both cover and not in the union.
 pub fn overlap(one: Box4, other: Box4) -> f64 {
@@ -171,6 +57,44 @@ impl GroundingAccuracy {
     }
 }
 
+/// The one box that, put on every picture, is right most often: what a model has to beat.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ConstantBox {
+    /// Left, top, width, height as shares of the picture's width and height.
+    pub shares: Box4,
+    /// How often it is right.
+    pub accuracy: GroundingAccuracy,
+}
+
+impl ConstantBox {
+    /// The best of the true boxes themselves, at most 1000 of them, evenly spread. Each
+    /// comes with its picture's width and height. Chosen and counted on the same references, so no
+    /// box chosen in advance does better. The whole picture where there are none.
+    pub fn best(truths: &[(Box4, [u32; 2])]) -> Self {
+        let count = |shares: Box4| {
+            let mut accuracy = GroundingAccuracy::default();
+            for &(truth, [width, height]) in truths {
+                let lengths = [width, height, width, height];
+                let chosen = std::array::from_fn(|side| shares[side] * f64::from(lengths[side]));
+                accuracy.add(truth, Some(chosen));
+            }
+            Self { shares, accuracy }
+        };
+        let step = truths.len().div_ceil(CANDIDATES).max(1);
+        let mut best = count([0.0, 0.0, 1.0, 1.0]);
+        for &(truth, [width, height]) in truths.iter().step_by(step) {
+            let lengths = [width, height, width, height];
+            let counted = count(std::array::from_fn(|side| {
+                truth[side] / f64::from(lengths[side].max(1))
+            }));
+            if counted.accuracy.found > best.accuracy.found {
+                best = counted;
+            }
+        }
+        best
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,28 +110,21 @@ mod tests {
     }
 
     #[test]
-    fn weights_sum_to_one_and_a_cell_hits_itself() {
-        assert_eq!(weights(0.0), [0.0, 1.0, 0.0, 0.0]);
-        for past in [0.25, 0.5, 0.9] {
-            assert!((weights(past).iter().sum::<f64>() - 1.0).abs() < 1e-12);
-        }
-    }
-
-    #[test]
-    fn boxes_outside_or_without_area_are_never_chosen() {
-        let map = HeatMap::new(&[1.0; 4], 2, 2);
-        let outside = [[50.0, 50.0, 5.0, 5.0], [3.0, 3.0, 0.0, 4.0]];
-        assert_eq!(map.best([10, 10], &outside, 0.5), None);
-        let cut = [[50.0, 50.0, 5.0, 5.0], [-2.0, -2.0, 6.0, 6.0]];
-        assert_eq!(map.best([10, 10], &cut, 0.5), Some(1));
-    }
-
-    #[test]
     fn nothing_found_is_a_miss() {
         let mut accuracy = GroundingAccuracy::default();
         assert_eq!(accuracy.accuracy(), 0.0);
         accuracy.add([0.0, 0.0, 4.0, 4.0], None);
         accuracy.add([0.0, 0.0, 4.0, 4.0], Some([0.0, 0.0, 4.0, 4.0]));
         assert_eq!(accuracy.accuracy(), 0.5);
+    }
+    #[test]
+    fn the_constant_box_is_the_one_right_most_often_on_pictures_of_any_size() {
+        let left = ([0.0, 0.0, 10.0, 20.0], [20, 20]);
+        let left_of_large = ([0.0, 0.0, 50.0, 100.0], [100, 100]);
+        let right = ([10.0, 0.0, 10.0, 20.0], [20, 20]);
+        let best = ConstantBox::best(&[right, left, left_of_large]);
+        assert_eq!(best.shares, [0.0, 0.0, 0.5, 1.0]);
+        assert_eq!((best.accuracy.found, best.accuracy.references), (2, 3));
+        assert_eq!(ConstantBox::best(&[]).shares, [0.0, 0.0, 1.0, 1.0]);
     }
 }

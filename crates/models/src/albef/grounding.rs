@@ -4,40 +4,16 @@
 //! A weight counts as far as more of it would raise the score: weight times the positive part of
 //! the score's gradient. Only the layers above the one that is looked at are differentiated.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
+use fitup_kernels::attention::row_index;
 
 use super::{Albef, first_token};
-use crate::layers::bert::{ImageTokens, padding_mask};
+use crate::layers::bert::{ImageKeysValues, ImageTokens, padding_mask};
 use crate::layers::l2_normalize;
-
-/// Where words of a text look in its image while the two are matched.
-#[derive(Clone, Debug)]
-pub struct MatchingCam {
-    /// `[batch, 2]`; logit 1, "they match", is the score that is differentiated.
-    pub itm_logits: Tensor<2>,
-    /// Attention weights of each token on each patch, `[batch, heads, seq, grid, grid]`, 0 for
-    /// padding.
-    pub weights: Tensor<5>,
-    /// Their gradients, where positive; same shape, 0 for padding.
-    pub gradients: Tensor<5>,
-}
-
-impl MatchingCam {
-    /// One map per token, `[batch, seq, grid, grid]`, each 0 or more: `[CLS]` first, 0 for padding.
-    pub fn per_token(&self) -> Tensor<4> {
-        (self.weights.clone() * self.gradients.clone())
-            .mean_dim(1)
-            .squeeze_dim(1)
-    }
-
-    /// One map per text, `[batch, grid, grid]`: the mean over its tokens, `[CLS]` and padding
-    /// counted (so the scale depends on the longest text of the batch, the place of the largest
-    /// value does not).
-    pub fn map(&self) -> Tensor<3> {
-        self.per_token().mean_dim(1).squeeze_dim(1)
-    }
-}
+use crate::system::{Grounding, MatchingCam};
 
 /// Where the image encoder looks for what makes an image and its text alike.
 #[derive(Clone, Debug)]
@@ -64,14 +40,32 @@ impl Albef {
         attention_mask: Tensor<2, Int>,
         layer: usize,
     ) -> MatchingCam {
+        let image = self.image_parts_of(image);
+        self.fusion_cam(&image, input_ids, attention_mask, layer)
+    }
+
+    /// Keys and values of images, `[n, 3, image_size, image_size]`, on the plain device.
+    fn image_parts_of(&self, image: Tensor<4>) -> ImageKeysValues {
+        let encoders = self.valid().encoders;
+        let tokens = encoders.visual_encoder.forward(image);
+        let tokens = ImageTokens { tokens, mask: None };
+        encoders.text_encoder.image_keys_values(&[tokens])
+    }
+
+    /// As [`Self::matching_cam`], from the keys and values of each text's image.
+    fn fusion_cam(
+        &self,
+        image: &ImageKeysValues,
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        layer: usize,
+    ) -> MatchingCam {
         let model = self.valid();
         let bert = &model.encoders.text_encoder;
-        let tokens = model.encoders.visual_encoder.forward(image);
-        let image = bert.image_keys_values(&[ImageTokens { tokens, mask: None }]);
         let mask = padding_mask(attention_mask.clone());
         let text = bert.text(input_ids, mask.clone(), None);
         let opened = bert
-            .open_cross_attention(text, &mask, &image, layer)
+            .open_cross_attention(text, &mask, image, layer)
             .tracked();
 
         let above = self.valid().no_grad().train();
@@ -142,6 +136,34 @@ impl Albef {
                 .squeeze_dim::<4>(1)
                 .squeeze_dim(1),
         }
+    }
+}
+
+impl Grounding for Albef {
+    fn layers(&self) -> Range<usize> {
+        self.encoders.text_encoder.fusion_layers()
+    }
+
+    /// The third fusion layer, as in the original (8 of 12), but below the last: there matching
+    /// reads `[CLS]` alone, and the words have no gradient.
+    fn default_layer(&self) -> usize {
+        let layers = self.layers();
+        let below_last = layers.end.saturating_sub(2);
+        (layers.start + 2).min(below_last).max(layers.start)
+    }
+
+    fn pair_cam(
+        &self,
+        images: Tensor<4>,
+        image_of: &[usize],
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        layer: usize,
+    ) -> MatchingCam {
+        let index = row_index(image_of.iter().copied(), &images.device());
+        let parts = self.image_parts_of(images);
+        let chosen = parts.map(|part| part.select(0, index.clone()));
+        self.fusion_cam(&chosen, input_ids, attention_mask, layer)
     }
 }
 

@@ -1,5 +1,6 @@
 use burn::tensor::{Device, Int, Tensor};
 use fitup_models::albef::Albef;
+use fitup_models::system::Grounding;
 use fitup_models::weights;
 
 use crate::albef_pretrain::config;
@@ -59,4 +60,21 @@ fn maps_of_the_contrastive_similarity() {
     golden.assert_small("out.gradcam_itc", cam.map);
     let lower = model.contrast_cam(image, ids, mask, 0);
     golden.assert_output("out.itc_sim", lower.similarities);
+}
+
+#[test]
+fn texts_that_share_an_image_have_it_encoded_once() {
+    let golden = Golden::load("albef_gradcam");
+    let layer = field(&golden.config, "/config/itm_block_num");
+    let model = model(&golden, &Device::flex());
+    let (image, ids, mask) = inputs(&golden);
+    let [batch, ..] = image.dims();
+    let shared = image.clone().narrow(0, 1, 1);
+    let repeated = shared.clone().repeat_dim(0, batch);
+    let once = model.pair_cam(shared, &vec![0; batch], ids.clone(), mask.clone(), layer);
+    let each = model.matching_cam(repeated, ids, mask, layer);
+    let [once, each] = [once, each].map(|cam| weights::host_values(cam.per_token()));
+    assert!(once.iter().any(|value| *value > 0.0));
+    let apart = once.iter().zip(&each).map(|(a, b)| (a - b).abs());
+    assert!(apart.fold(0.0, f32::max) < 1e-7);
 }

@@ -2,6 +2,8 @@
 //! gradient. Fused attention keeps no weights, so this one layer is composed of plain operators;
 //! the layers around it stay as they are.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use fitup_kernels::attention::{attend, attention_probs};
 
@@ -31,6 +33,11 @@ impl OpenedCrossAttention {
 }
 
 impl Bert {
+    /// The layers that cross-attend to images, counted from the first text layer.
+    pub fn fusion_layers(&self) -> Range<usize> {
+        self.fusion_layer..self.layers.len()
+    }
+
     /// As [`Bert::fusion`], up to the cross-attention weights of `layer`, counted from the first
     /// text layer.
     ///
@@ -44,7 +51,7 @@ impl Bert {
         layer: usize,
     ) -> OpenedCrossAttention {
         assert!(
-            (self.fusion_layer..self.layers.len()).contains(&layer),
+            self.fusion_layers().contains(&layer),
             "layer {layer} of {} is no fusion layer: they begin at {}",
             self.layers.len(),
             self.fusion_layer
