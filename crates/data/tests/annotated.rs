@@ -353,7 +353,10 @@ fn a_bad_record_is_named_with_file_record_and_field_or_left_out_and_counted() {
     ];
     for (kind, name, records, wanted) in cases {
         let file = folder.list(name, &records);
-        let error = folder.open(kind, &[file.clone()]).err().unwrap();
+        let error = folder
+            .open(kind, std::slice::from_ref(&file))
+            .err()
+            .unwrap();
         let error = error.to_string();
         assert!(
             error.contains(&format!("{name}: {wanted}")),
