@@ -73,17 +73,17 @@ fn every_word_of_a_text_gets_a_map() {
     let folder = folder();
     let picture = a_picture();
     let explain = |out: &str, more: &[&str]| {
-        let args = ["explain", &picture, "The dog, left of a tree", "--out", out];
+        let args = ["explain", &picture, "The dog, left", "--out", out];
         json(folder, &[&args[..], &MODEL, more].concat())
     };
     let told = explain("plain.png", &[]);
-    assert_eq!(told["text"], "the dog left of a tree");
+    assert_eq!(told["text"], "the dog left");
     assert_eq!(told["layer"], 1);
     let probability = told["match_probability"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&probability));
     let words = told["words"].as_array().unwrap();
     let named: Vec<&str> = words.iter().map(|w| w["word"].as_str().unwrap()).collect();
-    assert_eq!(named, ["the", "dog", "left", "of", "a", "tree"]);
+    assert_eq!(named, ["the", "dog", "left"]);
     let mass: f64 = words.iter().map(|w| w["mass"].as_f64().unwrap()).sum();
     assert!((mass - 1.0).abs() < 1e-5, "{mass}");
     for pointed in words.iter().chain([&told["all_words"]]) {
@@ -104,8 +104,8 @@ fn every_word_of_a_text_gets_a_map() {
 
     explain("boxes.png", &["--boxes"]);
     let [plain, boxes] = ["plain.png", "boxes.png"].map(|f| image::open(folder.join(f)).unwrap());
-    // Eight pictures: the picture itself, all words, six words; five in a row.
-    assert!(plain.width() > 5 * 224 && plain.height() > 2 * 224);
+    // Five pictures in a row: the picture itself, all words, three words.
+    assert!(plain.width() > 4 * 224 && plain.height() > 224);
     assert_ne!(plain.to_rgb8(), boxes.to_rgb8());
     let again = explain("again.png", &[]);
     assert_eq!(again["words"], told["words"]);
@@ -125,7 +125,7 @@ fn what_cannot_be_explained_is_said() {
     };
     has(
         &args("a dog", &["--layer", "0"]),
-        &["layer 0", "layers 1 to 1"],
+        &["layer 0", "layers 1 to 2"],
     );
     has(&args("?!", &[]), &["no words"]);
     has(&args("a dog", &["--out", "no/where.png"]), &["where.png"]);
