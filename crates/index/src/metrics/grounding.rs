@@ -119,11 +119,12 @@ mod tests {
     }
     #[test]
     fn the_constant_box_is_the_one_right_most_often_on_pictures_of_any_size() {
-        let left = ([0.0, 0.0, 10.0, 20.0], [20, 20]);
-        let left_of_large = ([0.0, 0.0, 50.0, 100.0], [100, 100]);
-        let right = ([10.0, 0.0, 10.0, 20.0], [20, 20]);
+        // Less than half of the picture, or all of it would be right.
+        let left = ([0.0, 0.0, 5.0, 20.0], [20, 20]);
+        let left_of_large = ([0.0, 0.0, 25.0, 100.0], [100, 100]);
+        let right = ([15.0, 0.0, 5.0, 20.0], [20, 20]);
         let best = ConstantBox::best(&[right, left, left_of_large]);
-        assert_eq!(best.shares, [0.0, 0.0, 0.5, 1.0]);
+        assert_eq!(best.shares, [0.0, 0.0, 0.25, 1.0]);
         assert_eq!((best.accuracy.found, best.accuracy.references), (2, 3));
         assert_eq!(ConstantBox::best(&[]).shares, [0.0, 0.0, 1.0, 1.0]);
     }
