@@ -54,6 +54,7 @@ mod referring;
 mod render;
 mod report;
 mod texts;
+mod variants;
 
 pub use background::Background;
 pub use baselines::{CheckError, CheckReport, TaskCheck, check};

@@ -158,6 +158,29 @@ fn splits_share_neither_pictogram_nor_background() {
 }
 
 #[test]
+fn variants_are_of_training_alone_and_every_drawing_may_still_be_shown_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    make(&ScenesOptions {
+        scenes: [60, 0, 20],
+        variants: 3,
+        ..options(folder.path())
+    });
+    let shown = |split: &str| -> Vec<u32> {
+        let path = folder.path().join(split).join("scenes.json");
+        let scenes: Vec<serde_json::Value> =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let objects = scenes.iter().flat_map(|scene| {
+            let objects = scene["objects"].as_array().unwrap();
+            objects.iter().map(|object| object["variant"].as_u64().unwrap() as u32)
+        });
+        objects.collect()
+    };
+    let train: BTreeSet<u32> = shown("train").into_iter().collect();
+    assert_eq!(train, BTreeSet::from([0, 1, 2, 3]));
+    assert!(shown("test").into_iter().all(|variant| variant == 0));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
     let [one, two, other] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
     let small = |out: &Path| ScenesOptions {

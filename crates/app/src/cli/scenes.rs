@@ -15,7 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   fitup data scenes --pictograms data/pictograms --out data/scenes
   fitup data scenes --pictograms data/pictograms --out data/scenes-noisy --noise 0.3
-  fitup data scenes --pictograms data/pictograms --out data/scenes-easy --names 60 --side 120
+  fitup data scenes --pictograms data/pictograms --out data/scenes-easy --names 40 --side 96 --held-out sets --variants 32
   fitup data scenes --pictograms samples/pictograms --out /tmp/scenes --train 300 --val 50 --test 50
   fitup data scenes --pictograms data/pictograms --out data/scenes-web --store shards --train 100000
   fitup data preview data/scenes/train/captions.json:data/scenes/train --out sheet.png
@@ -68,6 +68,10 @@ pub struct Scenes {
     /// world [default: all]
     #[arg(long, value_name = "N")]
     names: Option<usize>,
+    /// Variants in which every drawing to train on is shown besides itself, up to 64: turned, slanted, stretched,
+    /// tinted a little; val and test show drawings as they are
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    variants: u32,
     /// What val and test are made of
     #[arg(long, value_enum, default_value_t = Held::Makers)]
     held_out: Held,
@@ -88,6 +92,8 @@ enum Held {
     Makers,
     /// Of every name one maker's drawings: the style has been seen, the drawing not
     Drawings,
+    /// Of every name one set's drawing: a sister set of the same maker may be in training
+    Sets,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -120,9 +126,11 @@ pub fn run(args: &Scenes, output: Output) -> Result<()> {
         noise: args.noise,
         curtains: args.curtains,
         names: args.names,
+        variants: args.variants,
         held_out: match args.held_out {
             Held::Makers => HeldOut::Makers,
             Held::Drawings => HeldOut::Drawings,
+            Held::Sets => HeldOut::Sets,
         },
         storage: match args.store {
             Store::Files => Storage::Files,

@@ -83,6 +83,7 @@ pub(super) fn compose(
                             size,
                             maker: drawing.record.source.clone(),
                             pictogram: drawing.key.clone(),
+                            variant: drawing.variant,
                             mirrored: !WRITTEN_ON.contains(&entry.name) && rng.random_bool(0.5),
                             region,
                         }

@@ -17,6 +17,7 @@ pub(super) enum Purpose {
     Entailment = 6,
     Pairs = 7,
     Proposals = 8,
+    Variants = 9,
 }
 
 /// The generator for one purpose at one scene, or whatever `index` counts, of one split.

@@ -141,7 +141,12 @@ pub fn generate(
                         )?)
                     }
                 };
-                make(options, split, &drawings.lexicon(split)?, &folder, progress)?
+                let variants = match split {
+                    Split::Train => options.variants,
+                    _ => 0,
+                };
+                let lexicon = drawings.lexicon(split)?.varied(variants, options);
+                make(options, split, &lexicon, &folder, progress)?
             }
         };
         made.push(MadeSplit {
@@ -285,7 +290,7 @@ fn notice(scenes: &[Scene], lexicon: &Lexicon) -> String {
     let records = lexicon
         .drawings
         .iter()
-        .filter(|drawing| used.contains(drawing.key.as_str()))
+        .filter(|drawing| drawing.variant == 0 && used.contains(drawing.key.as_str()))
         .map(|drawing| &drawing.record);
     format!(
         "The pictures of this folder are composed of the drawings below, scaled and placed on generated\n\

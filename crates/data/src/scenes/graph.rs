@@ -222,8 +222,8 @@ impl Size {
     /// Range of the longer side, as a share of the picture's side.
     pub fn range(self) -> (f64, f64) {
         match self {
-            Self::Small => (0.17, 0.21),
-            Self::Large => (0.28, 0.35),
+            Self::Small => (0.21, 0.25),
+            Self::Large => (0.33, 0.4),
         }
     }
 }
@@ -281,6 +281,9 @@ pub struct Object {
     pub maker: String,
     /// Key of the drawing in the pictogram shards.
     pub pictogram: String,
+    /// Which variant of the drawing is shown; 0 is the drawing itself.
+    #[serde(default)]
+    pub variant: u32,
     /// Whether left and right of the drawing are exchanged.
     #[serde(default)]
     pub mirrored: bool,

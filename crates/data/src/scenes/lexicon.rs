@@ -1,10 +1,11 @@
 //! Which things a split can show, and which names must not be played against each other.
 //!
-//! Splits share no drawing, in one of two ways ([`HeldOut`]). Either they take the pictograms' own: scenes to train on
+//! Splits share no drawing, in one of three ways ([`HeldOut`]). Either they take the pictograms' own: scenes to train on
 //! are made of the split `train`, the others of drawings that are held out there (`val`, `test`, `test_style`), dealt
 //! out to `val` and `test` by a hash of family and maker. So a model that was trained on pictograms has not seen the
 //! drawings of held-out scenes either; most of them are of a maker whose style it has never seen. Or of every name one
-//! maker's drawings are held out for `test` and another's for `val`: what is new is the drawing, not the style.
+//! maker's drawings are held out for `test` and another's for `val`: what is new is the drawing, not the style. Or one
+//! set's: then a sister set of the maker may be in training, as flat and shaded icons of one outline.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,12 @@ use image::RgbaImage;
 use thiserror::Error;
 
 use super::colour::clear_colour;
-use super::graph::{Category, Colour, Split};
+use super::draws::{Purpose, generator};
+use super::graph::{Category, Colour, Size, Split};
 use super::likeness;
 use super::names::names;
-use super::options::HeldOut;
+use super::options::{HeldOut, ScenesOptions};
+use super::variants::variant;
 use crate::pictograms::{
     Pictogram, ReadError, Record, hash48, list_shards, maker, premultiply, read_shard, tight_box,
 };
@@ -57,11 +60,15 @@ pub enum LexiconError {
 const ENOUGH: usize = 4;
 /// Fewer names leave no room for distractors.
 const LEAST_NAMES: usize = 8;
+/// Side of the untrimmed variants beside the largest thing in a scene: trimmed, none is drawn larger than it is.
+const VARIANT_SCALE: f64 = 2.4;
 
 /// One drawing, ready to be placed.
 #[derive(Clone, Debug)]
 pub(super) struct Drawing {
     pub(super) key: String,
+    /// 0 for the drawing itself.
+    pub(super) variant: u32,
     pub(super) record: Record,
     pub(super) colour: Option<Colour>,
     /// Colours multiplied by alpha, trimmed to what is drawn.
@@ -92,6 +99,32 @@ impl Lexicon {
         self.clashes.contains(&(one, other))
     }
 
+    /// The same with so many variants of every drawing beside it, as large as scenes need them.
+    pub(super) fn varied(mut self, variants: u32, options: &ScenesOptions) -> Self {
+        let longer = (Size::Large.range().1 * f64::from(options.side) * VARIANT_SCALE) as u32;
+        for entry in &mut self.entries {
+            for at in entry.drawings.clone() {
+                let mut rng = generator(options.seed, Split::Train, Purpose::Variants, at);
+                for number in 1..=variants {
+                    let picture = variant(&self.drawings[at].picture, longer, &mut rng);
+                    let Some([left, top, width, height]) = tight_box(&picture) else {
+                        continue;
+                    };
+                    let picture =
+                        image::imageops::crop_imm(&picture, left, top, width, height).to_image();
+                    entry.drawings.push(self.drawings.len());
+                    self.drawings.push(Drawing {
+                        variant: number,
+                        colour: clear_colour(&picture),
+                        picture,
+                        ..self.drawings[at].clone()
+                    });
+                }
+            }
+        }
+        self
+    }
+
     /// Whether the name clashes with one of those.
     pub(super) fn clashes_with_any(&self, name: &str, others: &[&str]) -> bool {
         others.iter().any(|other| self.clash(name, other))
@@ -107,8 +140,9 @@ pub(super) struct Drawings {
 }
 
 impl Drawings {
-    /// Reads the pictogram shards of a folder, keeping the `most` names that their makers draw most alike,
-    /// as far as drawings to train on tell.
+    /// Reads the pictogram shards of a folder, keeping the `most` names that their makers draw most alike.
+    /// All drawings tell that: how much alike they are is a property of the world, and names whose held-out drawings
+    /// look like nothing in training would measure the drawings and not the models.
     pub(super) fn read(
         folder: &Path,
         most: Option<usize>,
@@ -139,16 +173,24 @@ impl Drawings {
                 found.push((at, pictogram));
             }
         }
-        let mut makers: Vec<BTreeSet<String>> = vec![BTreeSet::new(); names().len()];
+        let artist = |record: &Record| match held_out {
+            HeldOut::Makers | HeldOut::Drawings => maker(&record.source).to_owned(),
+            HeldOut::Sets => record.source.clone(),
+        };
+        let mut artists: Vec<BTreeSet<String>> = vec![BTreeSet::new(); names().len()];
         for (at, pictogram) in &found {
-            makers[*at].insert(maker(&pictogram.record.source).to_owned());
+            artists[*at].insert(artist(&pictogram.record));
         }
         let mut by_split: [Vec<Pictogram>; 3] = Default::default();
         let mut drawn = vec![0usize; names().len()];
         for (at, pictogram) in found {
             let split = match held_out {
                 HeldOut::Makers => split_of(&pictogram.record),
-                HeldOut::Drawings => split_of_name(&pictogram.record, &makers[at]),
+                HeldOut::Drawings | HeldOut::Sets => split_of_name(
+                    &pictogram.record.name,
+                    &artist(&pictogram.record),
+                    &artists[at],
+                ),
             };
             drawn[at] += usize::from(split == Split::Train);
             by_split[split as usize].push(pictogram);
@@ -157,10 +199,10 @@ impl Drawings {
         let mut used: Vec<usize> = (0..names().len()).filter(|&at| drawn[at] > 0).collect();
         if let Some(most) = most {
             let mut thumbnails = Vec::new();
-            for pictogram in &by_split[Split::Train as usize] {
+            for pictogram in by_split.iter().flatten() {
                 thumbnails.push(likeness::Thumbnail::new(
                     &pictogram.record.name,
-                    maker(&pictogram.record.source),
+                    &artist(&pictogram.record),
                     &trimmed(folder, pictogram)?,
                 ));
             }
@@ -224,6 +266,7 @@ impl Drawings {
         let picture = trimmed(&self.folder, pictogram)?;
         Ok(Drawing {
             key: pictogram.key.clone(),
+            variant: 0,
             record: pictogram.record.clone(),
             colour: clear_colour(&picture),
             picture,
@@ -272,15 +315,14 @@ fn trimmed(folder: &Path, pictogram: &Pictogram) -> Result<RgbaImage, LexiconErr
     Ok(image::imageops::crop_imm(&picture, left, top, width, height).to_image())
 }
 
-/// The split of a drawing where of every name one maker's are held out for `test` and another's for `val`; of a name
-/// that few have drawn, training comes first, then `test`.
-fn split_of_name(record: &Record, makers: &BTreeSet<String>) -> Split {
-    let mut order: Vec<&String> = makers.iter().collect();
-    order.sort_by_key(|maker| hash48(&format!("scenes {} {maker}", record.name)));
-    let own = maker(&record.source);
-    match order.iter().position(|maker| maker.as_str() == own) {
-        Some(0) if makers.len() > 1 => Split::Test,
-        Some(1) if makers.len() > 2 => Split::Val,
+/// The split of an artist's drawings of a name, one of whose `artists` are held out for `test` and another for `val`; of
+/// a name that few have drawn, training comes first, then `test`.
+fn split_of_name(name: &str, own: &str, artists: &BTreeSet<String>) -> Split {
+    let mut order: Vec<&String> = artists.iter().collect();
+    order.sort_by_key(|artist| hash48(&format!("scenes {name} {artist}")));
+    match order.iter().position(|artist| artist.as_str() == own) {
+        Some(0) if artists.len() > 1 => Split::Test,
+        Some(1) if artists.len() > 2 => Split::Val,
         _ => Split::Train,
     }
 }

@@ -9,7 +9,9 @@ use super::generate::ScenesError;
 use super::graph::Split;
 
 /// Raised when the same options give other files.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
+/// More fill the memory.
+const MOST_VARIANTS: u32 = 64;
 
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub enum HeldOut {
     Makers,
     /// Of every name one maker's drawings for each: the style has been seen, the drawing not.
     Drawings,
+    /// Of every name one set's drawing for each: a sister set of the same maker, which often shares the outline, may
+    /// be in training.
+    Sets,
 }
 
 /// What to make, and where.
@@ -55,6 +60,9 @@ pub struct ScenesOptions {
     pub names: Option<usize>,
     /// What is held out.
     pub held_out: HeldOut,
+    /// Variants in which every training drawing is shown besides itself, at most 64: turned, slanted, stretched,
+    /// tinted. The other splits show drawings as they are.
+    pub variants: u32,
     /// How pictures are stored.
     pub storage: Storage,
     /// Threads to work on; 0 for one per core. The result does not depend on it.
@@ -74,6 +82,7 @@ impl ScenesOptions {
             curtains: 0.35,
             names: None,
             held_out: HeldOut::Makers,
+            variants: 0,
             storage: Storage::Files,
             threads: 0,
         }
@@ -100,6 +109,9 @@ impl ScenesOptions {
                 "at most 1000000 a split",
             ));
         }
+        if self.variants > MOST_VARIANTS {
+            return Err(option("variants", self.variants.to_string(), "at most 64"));
+        }
         if self.scenes == [0; 3] {
             return Err(option(
                 "scenes",
@@ -121,6 +133,7 @@ impl ScenesOptions {
             "curtains": self.curtains,
             "names": self.names,
             "held_out": self.held_out,
+            "variants": if split == Split::Train { self.variants } else { 0 },
             "storage": self.storage,
         })
     }

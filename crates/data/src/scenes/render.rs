@@ -17,7 +17,7 @@ const HEM: [u8; 3] = [42, 42, 48];
 
 /// Draws scenes of one split.
 pub(super) struct Renderer<'a> {
-    drawings: HashMap<&'a str, &'a RgbaImage>,
+    drawings: HashMap<(&'a str, u32), &'a RgbaImage>,
 }
 
 impl<'a> Renderer<'a> {
@@ -26,7 +26,7 @@ impl<'a> Renderer<'a> {
             drawings: lexicon
                 .drawings
                 .iter()
-                .map(|drawing| (drawing.key.as_str(), &drawing.picture))
+                .map(|drawing| ((drawing.key.as_str(), drawing.variant), &drawing.picture))
                 .collect(),
         }
     }
@@ -35,7 +35,7 @@ impl<'a> Renderer<'a> {
     pub(super) fn draw(&self, scene: &Scene) -> RgbImage {
         let mut canvas = scene.background.paint(scene.side);
         for object in &scene.objects {
-            if let Some(drawing) = self.drawings.get(object.pictogram.as_str()) {
+            if let Some(drawing) = self.drawings.get(&(object.pictogram.as_str(), object.variant)) {
                 paste(&mut canvas, drawing, object);
             }
         }

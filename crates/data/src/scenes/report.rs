@@ -46,6 +46,7 @@ pub struct SplitReport {
 impl SplitReport {
     pub(super) fn of(scenes: &[Scene], texts: &Texts, lexicon: &Lexicon, bytes: u64) -> Self {
         let objects = || scenes.iter().flat_map(|scene| &scene.objects);
+        let known = || lexicon.drawings.iter().filter(|drawing| drawing.variant == 0);
         let mut report = Self {
             scenes: scenes.len(),
             curtained: scenes
@@ -61,10 +62,8 @@ impl SplitReport {
                 .map(|object| &object.pictogram)
                 .collect::<BTreeSet<_>>()
                 .len(),
-            pictograms_known: lexicon.drawings.len(),
-            pictograms_coloured: lexicon
-                .drawings
-                .iter()
+            pictograms_known: known().count(),
+            pictograms_coloured: known()
                 .filter(|drawing| drawing.colour.is_some())
                 .count(),
             referring: texts.referring.len(),

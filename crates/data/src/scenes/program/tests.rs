@@ -30,6 +30,7 @@ fn object(
         size,
         maker: "noto".to_owned(),
         pictogram: "noto_0".to_owned(),
+        variant: 0,
         mirrored: false,
         region: at.into(),
     }
