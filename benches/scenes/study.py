@@ -162,7 +162,7 @@ def captions(split):
 def scenes(fitup, folder, share):
     command = [
         fitup, "data", "scenes", "--pictograms", "data/pictograms", "--out", folder, "--names", "40", "--side", "96",
-        "--held-out", "sets", "--variants", "32", "--train", "40000", "--noise", str(share / 100),
+        "--held-out", "sets", "--variants", "32", "--lattice", "8", "--train", "40000", "--noise", str(share / 100),
     ]
     name = "scenes" if share == 0 else f"scenes-noise-{share}"
     return Job(name, command, lambda: (folder / "test/split.json").exists())

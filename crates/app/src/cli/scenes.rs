@@ -15,7 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   fitup data scenes --pictograms data/pictograms --out data/scenes
   fitup data scenes --pictograms data/pictograms --out data/scenes-noisy --noise 0.3
-  fitup data scenes --pictograms data/pictograms --out data/scenes-easy --names 40 --side 96 --held-out sets --variants 32
+  fitup data scenes --pictograms data/pictograms --out data/scenes-easy --names 40 --side 96 --held-out sets --variants 32 --lattice 8
   fitup data scenes --pictograms samples/pictograms --out /tmp/scenes --train 300 --val 50 --test 50
   fitup data scenes --pictograms data/pictograms --out data/scenes-web --store shards --train 100000
   fitup data preview data/scenes/train/captions.json:data/scenes/train --out sheet.png
@@ -64,10 +64,14 @@ pub struct Scenes {
     /// Share of scenes with a curtain, 0 to 1: entailment is about these, questions and pairs about the others
     #[arg(long, value_name = "SHARE", default_value_t = 0.35)]
     curtains: f64,
-    /// Only so many different names, those that their makers draw most alike; fewer make an easier
-    /// world [default: all]
+    /// Only so many different names, those whose held-out drawings are told apart best as thumbnails;
+    /// fewer make an easier world [default: all]
     #[arg(long, value_name = "N")]
     names: Option<usize>,
+    /// Things stand on a lattice of so many cells a side, 8 to 32, not anywhere: easier for models that see patches
+    /// of the cells' size
+    #[arg(long, value_name = "CELLS")]
+    lattice: Option<u32>,
     /// Variants in which every drawing to train on is shown besides itself, up to 64: turned, slanted, stretched,
     /// tinted a little; val and test show drawings as they are
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -126,6 +130,7 @@ pub fn run(args: &Scenes, output: Output) -> Result<()> {
         noise: args.noise,
         curtains: args.curtains,
         names: args.names,
+        lattice: args.lattice,
         variants: args.variants,
         held_out: match args.held_out {
             Held::Makers => HeldOut::Makers,

@@ -41,12 +41,21 @@ const WRITTEN_ON: [&str; 9] = [
     "taxi",
 ];
 
-/// Draws the graph of one scene of `side` pixels.
+/// Where things can stand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Canvas {
+    /// Side of the picture in pixels.
+    pub(super) side: u32,
+    /// Side of a cell of the lattice in pixels; `None` for any place.
+    pub(super) cell: Option<u32>,
+}
+
+/// Draws the graph of one scene.
 pub(super) fn compose(
     lexicon: &Lexicon,
     split: Split,
     image_id: u64,
-    side: u32,
+    canvas: Canvas,
     curtained: bool,
     rng: &mut ChaCha8Rng,
 ) -> Scene {
@@ -68,7 +77,7 @@ pub(super) fn compose(
         .collect();
     loop {
         for _ in 0..LAYOUTS {
-            if let Some((curtain, boxes)) = lay_out(lexicon, &things, &sizes, side, curtained, rng)
+            if let Some((curtain, boxes)) = lay_out(lexicon, &things, &sizes, canvas, curtained, rng)
             {
                 let objects = things
                     .iter()
@@ -91,7 +100,7 @@ pub(super) fn compose(
                     .collect();
                 return Scene {
                     image_id,
-                    side,
+                    side: canvas.side,
                     background,
                     curtain,
                     objects,
@@ -209,10 +218,11 @@ fn lay_out(
     lexicon: &Lexicon,
     things: &[(&Entry, usize)],
     sizes: &[Size],
-    side: u32,
+    canvas: Canvas,
     curtained: bool,
     rng: &mut ChaCha8Rng,
 ) -> Option<(Option<Region>, Vec<Region>)> {
+    let side = canvas.side;
     let pixels = |share: f64| share * f64::from(side);
     let gap = pixels(GAP).round() as u32;
     let margin = pixels(MARGIN).round() as u32;
@@ -238,8 +248,18 @@ fn lay_out(
         let fit = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
         let (width, height) = (fit(width), fit(height));
         let place = (0..PLACES).find_map(|_| {
-            let left = rng.random_range(margin..=side.checked_sub(width + margin)?);
-            let top = rng.random_range(margin..=side.checked_sub(height + margin)?);
+            let (left, top) = match canvas.cell {
+                Some(cell) => {
+                    let block = (longer.ceil() as u32).next_multiple_of(cell);
+                    let mut start = || rng.random_range(0..=(side - block) / cell) * cell;
+                    let (left, top) = (start(), start());
+                    (left + (block - width) / 2, top + (block - height) / 2)
+                }
+                None => (
+                    rng.random_range(margin..=side.checked_sub(width + margin)?),
+                    rng.random_range(margin..=side.checked_sub(height + margin)?),
+                ),
+            };
             let place = Region::from([left, top, left + width, top + height]);
             taken
                 .iter()

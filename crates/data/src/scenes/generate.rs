@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::compose::compose;
+use super::compose::{Canvas, compose};
 use super::draws::{Purpose, generator};
 use super::formats::{Annotated, files};
 use super::graph::{Scene, Split};
@@ -274,7 +274,10 @@ fn scene(options: &ScenesOptions, split: Split, lexicon: &Lexicon, index: usize)
         lexicon,
         split,
         split.image_id(index),
-        options.side,
+        Canvas {
+            side: options.side,
+            cell: options.lattice.map(|cells| options.side / cells),
+        },
         curtained,
         &mut draws(Purpose::Scene),
     )

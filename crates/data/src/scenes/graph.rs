@@ -222,8 +222,8 @@ impl Size {
     /// Range of the longer side, as a share of the picture's side.
     pub fn range(self) -> (f64, f64) {
         match self {
-            Self::Small => (0.21, 0.25),
-            Self::Large => (0.33, 0.4),
+            Self::Small => (0.18, 0.23),
+            Self::Large => (0.3, 0.355),
         }
     }
 }

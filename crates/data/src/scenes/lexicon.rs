@@ -56,7 +56,7 @@ pub enum LexiconError {
     },
 }
 
-/// A name of fewer drawings to train on is chosen last.
+/// Drawings to train on that a name should have.
 const ENOUGH: usize = 4;
 /// Fewer names leave no room for distractors.
 const LEAST_NAMES: usize = 8;
@@ -140,9 +140,9 @@ pub(super) struct Drawings {
 }
 
 impl Drawings {
-    /// Reads the pictogram shards of a folder, keeping the `most` names that their makers draw most alike.
-    /// All drawings tell that: how much alike they are is a property of the world, and names whose held-out drawings
-    /// look like nothing in training would measure the drawings and not the models.
+    /// Reads the pictogram shards of a folder, keeping the `most` names that are told apart best by
+    /// thumbnails of held-out drawings: how hard drawings are to recognise is a property of the world, chosen by a measure
+    /// that knows no model.
     pub(super) fn read(
         folder: &Path,
         most: Option<usize>,
@@ -197,24 +197,24 @@ impl Drawings {
         }
         // What was never shown in training cannot be asked for.
         let mut used: Vec<usize> = (0..names().len()).filter(|&at| drawn[at] > 0).collect();
-        if let Some(most) = most {
-            let mut thumbnails = Vec::new();
-            for pictogram in by_split.iter().flatten() {
-                thumbnails.push(likeness::Thumbnail::new(
-                    &pictogram.record.name,
-                    &artist(&pictogram.record),
-                    &trimmed(folder, pictogram)?,
-                ));
+        if let Some(most) = most
+            && used.len() > most
+        {
+            let held_out = |at: usize| {
+                let held = by_split[Split::Val as usize..].iter().flatten();
+                held.map(|one| &one.record).any(|record| record.name == names()[at].name)
+            };
+            // A name of few drawings to train on, or of none to ask for, is chosen last.
+            let (mut good, mut poor): (Vec<usize>, Vec<usize>) = used
+                .iter()
+                .partition(|&&at| drawn[at] >= ENOUGH && held_out(at));
+            poor.sort_by_key(|&at| std::cmp::Reverse(drawn[at]));
+            if good.len() > most {
+                good = told_apart(folder, &by_split, &good, most)?;
             }
-            let alike = likeness::recognised(&thumbnails);
-            let right = |at: usize| alike.get(names()[at].name).copied().unwrap_or(0.0);
-            used.sort_by(|&a, &b| {
-                let by_enough = (drawn[b] >= ENOUGH).cmp(&(drawn[a] >= ENOUGH));
-                let by_right = right(b).total_cmp(&right(a));
-                let by_drawn = drawn[b].cmp(&drawn[a]);
-                by_enough.then(by_right).then(by_drawn).then(a.cmp(&b))
-            });
-            used.truncate(most);
+            good.extend(poor);
+            good.truncate(most);
+            used = good;
         }
         used.sort_unstable();
         Ok(Self {
@@ -313,6 +313,27 @@ fn trimmed(folder: &Path, pictogram: &Pictogram) -> Result<RgbaImage, LexiconErr
     let [left, top, width, height] =
         tight_box(&picture).ok_or_else(|| broken("nothing is drawn".to_owned()))?;
     Ok(image::imageops::crop_imm(&picture, left, top, width, height).to_image())
+}
+
+/// Of the names at these places in the table the `most` that are told apart best.
+fn told_apart(
+    folder: &Path,
+    by_split: &[Vec<Pictogram>; 3],
+    among: &[usize],
+    most: usize,
+) -> Result<Vec<usize>, LexiconError> {
+    let mut thumbnails = Vec::new();
+    for (split, pictograms) in by_split.iter().enumerate() {
+        for pictogram in pictograms {
+            let name = &pictogram.record.name;
+            if let Some(&at) = among.iter().find(|&&at| names()[at].name == name) {
+                let held_out = split != Split::Train as usize;
+                let picture = trimmed(folder, pictogram)?;
+                thumbnails.push(likeness::Thumbnail::new(at, held_out, &picture));
+            }
+        }
+    }
+    Ok(likeness::told_apart(&thumbnails, most).into_iter().collect())
 }
 
 /// The split of an artist's drawings of a name, one of whose `artists` are held out for `test` and another for `val`; of

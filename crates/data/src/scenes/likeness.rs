@@ -1,63 +1,103 @@
-//! Which names their makers draw alike: a drawing is recognised where the nearest drawing by another maker, as a
-//! thumbnail, is of its own name.
+//! Which names can be told apart: a held-out drawing, seen small, should be nearer to the training drawings of its own
+//! name than to those of any other.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use image::RgbaImage;
 use image::imageops::{self, FilterType};
 
 /// Side of a thumbnail in pixels.
 const SIDE: u32 = 16;
-/// What a difference in outline counts beside one in colour.
-const OUTLINE: f32 = 1.5;
+/// What is behind the drawing, between the lightest and the darkest background of scenes.
+const BEHIND: u8 = 217;
 
 /// A drawing, small.
 #[derive(Clone, Debug)]
 pub(super) struct Thumbnail {
-    name: String,
-    maker: String,
-    /// Colours multiplied by alpha, and alpha, of every pixel.
-    values: Vec<f32>,
+    name: usize,
+    held_out: bool,
+    /// Colours of every pixel, and the same mirrored.
+    values: [Vec<f32>; 2],
 }
 
 impl Thumbnail {
-    /// `picture` holds colours multiplied by alpha.
-    pub(super) fn new(name: &str, maker: &str, picture: &RgbaImage) -> Self {
-        let small = imageops::resize(picture, SIDE, SIDE, FilterType::CatmullRom);
-        let values = small.pixels().flat_map(|pixel| {
-            let [red, green, blue, alpha] = pixel.0.map(|value| f32::from(value) / 255.0);
-            [red, green, blue, OUTLINE * alpha]
-        });
+    /// `picture` holds colours multiplied by alpha; `name` is any number that stands for it.
+    pub(super) fn new(name: usize, held_out: bool, picture: &RgbaImage) -> Self {
+        let scale = f64::from(SIDE) / f64::from(picture.width().max(picture.height()));
+        let fit = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
+        let (width, height) = (fit(picture.width()), fit(picture.height()));
+        let fitted = imageops::resize(picture, width, height, FilterType::CatmullRom);
+        let mut small = RgbaImage::new(SIDE, SIDE);
+        let middle = |length: u32| i64::from((SIDE - length) / 2);
+        imageops::replace(&mut small, &fitted, middle(width), middle(height));
+        let values = |picture: &RgbaImage| -> Vec<f32> {
+            let pixels = picture.pixels().flat_map(|pixel| {
+                let [red, green, blue, alpha] = pixel.0.map(f32::from);
+                let behind = f32::from(BEHIND) * (1.0 - alpha / 255.0);
+                [red, green, blue].map(|colour| (colour + behind) / 255.0)
+            });
+            pixels.collect()
+        };
+        let mirrored = imageops::flip_horizontal(&small);
         Self {
-            name: name.to_owned(),
-            maker: maker.to_owned(),
-            values: values.collect(),
+            name,
+            held_out,
+            values: [values(&small), values(&mirrored)],
         }
     }
 
     fn distance(&self, other: &Self) -> f32 {
-        let pairs = self.values.iter().zip(&other.values);
-        pairs.map(|(a, b)| (a - b) * (a - b)).sum()
+        let distance = |own: &[f32]| -> f32 {
+            let pairs = own.iter().zip(&other.values[0]);
+            pairs.map(|(a, b)| (a - b) * (a - b)).sum()
+        };
+        distance(&self.values[0]).min(distance(&self.values[1]))
     }
 }
 
-/// Of every name the share of its drawings that are recognised by those of other makers, `[0, 1]`.
-pub(super) fn recognised(thumbnails: &[Thumbnail]) -> BTreeMap<String, f32> {
-    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for one in thumbnails {
-        // A maker's own drawings of the name would give it away.
-        let others = thumbnails
-            .iter()
-            .filter(|other| other.name != one.name || other.maker != one.maker);
-        let nearest = others.min_by(|a, b| one.distance(a).total_cmp(&one.distance(b)));
-        let (right, all) = counts.entry(&one.name).or_default();
-        *right += usize::from(nearest.is_some_and(|nearest| nearest.name == one.name));
-        *all += 1;
+/// A held-out drawing, and how far it is from its own name and from each other name.
+struct Held {
+    name: usize,
+    own: f32,
+    others: Vec<(usize, f32)>,
+}
+
+/// The `most` names left after those are struck out, one by one, of which a held-out drawing is mistaken most easily:
+/// whose distance to another name's nearest training drawing is the least multiple of the one to its own name's.
+pub(super) fn told_apart(thumbnails: &[Thumbnail], most: usize) -> BTreeSet<usize> {
+    let mut names: BTreeSet<usize> = thumbnails.iter().map(|one| one.name).collect();
+    let nearest = |held: &Thumbnail, name: usize| {
+        let shown = thumbnails.iter().filter(|one| one.name == name && !one.held_out);
+        let distances = shown.map(|one| held.distance(one));
+        distances.min_by(f32::total_cmp).unwrap_or(f32::INFINITY)
+    };
+    let held: Vec<Held> = thumbnails
+        .iter()
+        .filter(|one| one.held_out)
+        .map(|one| Held {
+            name: one.name,
+            own: nearest(one, one.name),
+            others: names
+                .iter()
+                .filter(|&&name| name != one.name)
+                .map(|&name| (name, nearest(one, name)))
+                .collect(),
+        })
+        .collect();
+    while names.len() > most {
+        let margins = held.iter().filter(|held| names.contains(&held.name)).map(|held| {
+            let others = held.others.iter().filter(|(name, _)| names.contains(name));
+            let nearest = others.map(|&(_, distance)| distance).min_by(f32::total_cmp);
+            (nearest.unwrap_or(f32::INFINITY) / held.own, held.name)
+        });
+        let worst = margins.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        // Names without a held-out drawing cannot be judged: the last ones go.
+        let Some(name) = worst.map(|(_, name)| name).or_else(|| names.last().copied()) else {
+            break;
+        };
+        names.remove(&name);
     }
-    let shares = counts.into_iter();
-    shares
-        .map(|(name, (right, all))| (name.to_owned(), right as f32 / all as f32))
-        .collect()
+    names
 }
 
 #[cfg(test)]
@@ -65,23 +105,42 @@ mod tests {
     use super::*;
     use image::Rgba;
 
-    fn plain(name: &str, maker: &str, colour: [u8; 4]) -> Thumbnail {
-        Thumbnail::new(name, maker, &RgbaImage::from_pixel(20, 30, Rgba(colour)))
+    fn plain(name: usize, held_out: bool, colour: [u8; 4]) -> Thumbnail {
+        Thumbnail::new(name, held_out, &RgbaImage::from_pixel(20, 30, Rgba(colour)))
     }
 
     #[test]
-    fn a_name_is_alike_where_another_maker_is_nearest() {
-        let (red, reddish, blue) = ([250, 0, 0, 255], [220, 20, 0, 255], [0, 0, 250, 255]);
-        let shares = recognised(&[
-            plain("tomato", "one", red),
-            plain("tomato", "two", reddish),
-            plain("hat", "one", blue),
-            // Nearest to a tomato.
-            plain("hat", "two", red),
-            // The same maker's second one does not count.
-            plain("hat", "one", blue),
-        ]);
-        assert_eq!(shares["tomato"], 0.5);
-        assert_eq!(shares["hat"], 0.0);
+    fn the_name_that_is_mistaken_most_easily_goes_first() {
+        const TOMATO: usize = 5;
+        const HAT: usize = 7;
+        const LEAF: usize = 9;
+        let thumbnails = [
+            plain(TOMATO, false, [250, 0, 0, 255]),
+            plain(TOMATO, true, [220, 20, 0, 255]),
+            plain(HAT, false, [0, 0, 250, 255]),
+            // Nearer to a tomato than to a hat.
+            plain(HAT, true, [200, 0, 60, 255]),
+            plain(LEAF, false, [0, 250, 0, 255]),
+            plain(LEAF, true, [60, 200, 0, 255]),
+        ];
+        assert_eq!(told_apart(&thumbnails, 3), [TOMATO, HAT, LEAF].into());
+        assert_eq!(told_apart(&thumbnails, 2), [TOMATO, LEAF].into());
+        assert_eq!(told_apart(&thumbnails, 1), [TOMATO].into());
+        assert_eq!(told_apart(&thumbnails, 0), [].into());
+    }
+
+    #[test]
+    fn mirrored_drawings_are_alike_and_shapes_keep_their_form() {
+        let arrow = |flip: bool| {
+            RgbaImage::from_fn(30, 15, |x, _| {
+                let near = if flip { x >= 15 } else { x < 15 };
+                Rgba(if near { [255, 0, 0, 255] } else { [0, 0, 255, 255] })
+            })
+        };
+        let (one, other) = (arrow(false), arrow(true));
+        let one = Thumbnail::new(0, false, &one);
+        assert_eq!(one.distance(&Thumbnail::new(0, true, &other)), 0.0);
+        // Above and below a drawing that is wide there is background.
+        assert_eq!(one.values[0][0], f32::from(BEHIND) / 255.0);
     }
 }

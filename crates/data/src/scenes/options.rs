@@ -56,10 +56,13 @@ pub struct ScenesOptions {
     pub noise: f64,
     /// Share of the scenes with a curtain, 0 to 1. Entailment is about these, questions and pairs about the others.
     pub curtains: f64,
-    /// Only so many different names, those that their makers draw most alike; `None` for all.
+    /// Only so many different names, those whose held-out drawings are told apart best as thumbnails; `None` for all.
     pub names: Option<usize>,
     /// What is held out.
     pub held_out: HeldOut,
+    /// Things stand in the middle of blocks of cells of a lattice with so many cells a side, 8 to 32, as in SHAPES
+    /// (Andreas et al. 2016); `None` for any place.
+    pub lattice: Option<u32>,
     /// Variants in which every training drawing is shown besides itself, at most 64: turned, slanted, stretched,
     /// tinted. The other splits show drawings as they are.
     pub variants: u32,
@@ -82,6 +85,7 @@ impl ScenesOptions {
             curtains: 0.35,
             names: None,
             held_out: HeldOut::Makers,
+            lattice: None,
             variants: 0,
             storage: Storage::Files,
             threads: 0,
@@ -109,6 +113,16 @@ impl ScenesOptions {
                 "at most 1000000 a split",
             ));
         }
+        if let Some(cells) = self.lattice
+            && (!(8..=32).contains(&cells) || !self.side.is_multiple_of(cells))
+        {
+            let got = format!("{cells} at a side of {} pixels", self.side);
+            return Err(option(
+                "lattice",
+                got,
+                "8 to 32 cells, of whole pixels: a divisor of the side",
+            ));
+        }
         if self.variants > MOST_VARIANTS {
             return Err(option("variants", self.variants.to_string(), "at most 64"));
         }
@@ -133,6 +147,7 @@ impl ScenesOptions {
             "curtains": self.curtains,
             "names": self.names,
             "held_out": self.held_out,
+            "lattice": self.lattice,
             "variants": if split == Split::Train { self.variants } else { 0 },
             "storage": self.storage,
         })
