@@ -59,8 +59,8 @@ def arguments():
     parser.add_argument("--only", action="append", choices=["tasks", "systems", "noise", "cost"], default=[])
     parser.add_argument("--lanes", type=int, default=2, help="runs at a time (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run (default 1)")
-    parser.add_argument("--steps", type=int, default=900, help="steps of fine-tuning (default 900)")
-    parser.add_argument("--system-steps", type=int, default=2500, help="steps of another system (default 2500)")
+    parser.add_argument("--steps", type=int, default=500, help="steps of fine-tuning (default 500)")
+    parser.add_argument("--system-steps", type=int, default=1500, help="steps of another system (default 1500)")
     parser.add_argument("--noise-steps", type=int, default=1000, help="steps of a run on noise (default 1000)")
     parser.add_argument("--pretrained", type=Path, help="ALBEF on scenes; default: trained here")
     parser.add_argument("--table", action="store_true", help="run nothing, print what was measured")
@@ -81,6 +81,8 @@ def plan(options):
     if "systems" in parts or "cost" in parts:
         for system in SYSTEMS:
             extra = [f"run.steps={options.system_steps}"]
+            if system == "vlmo":
+                extra.append(f"objectives.fusion_start={options.system_steps // 3}")
             jobs.append(pretrain(fitup, system, f"{system}-scenes", extra, ["scenes"]))
             for task in SYSTEM_TASKS if "systems" in parts else ():
                 extra = [f"run.steps={options.steps}", "task.distill=false"]

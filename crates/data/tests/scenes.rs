@@ -171,7 +171,9 @@ fn variants_are_of_training_alone_and_every_drawing_may_still_be_shown_as_it_is(
             serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let objects = scenes.iter().flat_map(|scene| {
             let objects = scene["objects"].as_array().unwrap();
-            objects.iter().map(|object| object["variant"].as_u64().unwrap() as u32)
+            objects
+                .iter()
+                .map(|object| object["variant"].as_u64().unwrap() as u32)
         });
         objects.collect()
     };

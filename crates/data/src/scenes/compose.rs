@@ -77,7 +77,8 @@ pub(super) fn compose(
         .collect();
     loop {
         for _ in 0..LAYOUTS {
-            if let Some((curtain, boxes)) = lay_out(lexicon, &things, &sizes, canvas, curtained, rng)
+            if let Some((curtain, boxes)) =
+                lay_out(lexicon, &things, &sizes, canvas, curtained, rng)
             {
                 let objects = things
                     .iter()

@@ -202,7 +202,8 @@ impl Drawings {
         {
             let held_out = |at: usize| {
                 let held = by_split[Split::Val as usize..].iter().flatten();
-                held.map(|one| &one.record).any(|record| record.name == names()[at].name)
+                held.map(|one| &one.record)
+                    .any(|record| record.name == names()[at].name)
             };
             // A name of few drawings to train on, or of none to ask for, is chosen last.
             let (mut good, mut poor): (Vec<usize>, Vec<usize>) = used
@@ -333,7 +334,9 @@ fn told_apart(
             }
         }
     }
-    Ok(likeness::told_apart(&thumbnails, most).into_iter().collect())
+    Ok(likeness::told_apart(&thumbnails, most)
+        .into_iter()
+        .collect())
 }
 
 /// The split of an artist's drawings of a name, one of whose `artists` are held out for `test` and another for `val`; of

@@ -67,7 +67,9 @@ struct Held {
 pub(super) fn told_apart(thumbnails: &[Thumbnail], most: usize) -> BTreeSet<usize> {
     let mut names: BTreeSet<usize> = thumbnails.iter().map(|one| one.name).collect();
     let nearest = |held: &Thumbnail, name: usize| {
-        let shown = thumbnails.iter().filter(|one| one.name == name && !one.held_out);
+        let shown = thumbnails
+            .iter()
+            .filter(|one| one.name == name && !one.held_out);
         let distances = shown.map(|one| held.distance(one));
         distances.min_by(f32::total_cmp).unwrap_or(f32::INFINITY)
     };
@@ -85,14 +87,20 @@ pub(super) fn told_apart(thumbnails: &[Thumbnail], most: usize) -> BTreeSet<usiz
         })
         .collect();
     while names.len() > most {
-        let margins = held.iter().filter(|held| names.contains(&held.name)).map(|held| {
-            let others = held.others.iter().filter(|(name, _)| names.contains(name));
-            let nearest = others.map(|&(_, distance)| distance).min_by(f32::total_cmp);
-            (nearest.unwrap_or(f32::INFINITY) / held.own, held.name)
-        });
+        let margins = held
+            .iter()
+            .filter(|held| names.contains(&held.name))
+            .map(|held| {
+                let others = held.others.iter().filter(|(name, _)| names.contains(name));
+                let nearest = others.map(|&(_, distance)| distance).min_by(f32::total_cmp);
+                (nearest.unwrap_or(f32::INFINITY) / held.own, held.name)
+            });
         let worst = margins.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         // Names without a held-out drawing cannot be judged: the last ones go.
-        let Some(name) = worst.map(|(_, name)| name).or_else(|| names.last().copied()) else {
+        let Some(name) = worst
+            .map(|(_, name)| name)
+            .or_else(|| names.last().copied())
+        else {
             break;
         };
         names.remove(&name);
@@ -134,7 +142,11 @@ mod tests {
         let arrow = |flip: bool| {
             RgbaImage::from_fn(30, 15, |x, _| {
                 let near = if flip { x >= 15 } else { x < 15 };
-                Rgba(if near { [255, 0, 0, 255] } else { [0, 0, 255, 255] })
+                Rgba(if near {
+                    [255, 0, 0, 255]
+                } else {
+                    [0, 0, 255, 255]
+                })
             })
         };
         let (one, other) = (arrow(false), arrow(true));

@@ -35,7 +35,10 @@ impl<'a> Renderer<'a> {
     pub(super) fn draw(&self, scene: &Scene) -> RgbImage {
         let mut canvas = scene.background.paint(scene.side);
         for object in &scene.objects {
-            if let Some(drawing) = self.drawings.get(&(object.pictogram.as_str(), object.variant)) {
+            if let Some(drawing) = self
+                .drawings
+                .get(&(object.pictogram.as_str(), object.variant))
+            {
                 paste(&mut canvas, drawing, object);
             }
         }

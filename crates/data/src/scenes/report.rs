@@ -46,7 +46,12 @@ pub struct SplitReport {
 impl SplitReport {
     pub(super) fn of(scenes: &[Scene], texts: &Texts, lexicon: &Lexicon, bytes: u64) -> Self {
         let objects = || scenes.iter().flat_map(|scene| &scene.objects);
-        let known = || lexicon.drawings.iter().filter(|drawing| drawing.variant == 0);
+        let known = || {
+            lexicon
+                .drawings
+                .iter()
+                .filter(|drawing| drawing.variant == 0)
+        };
         let mut report = Self {
             scenes: scenes.len(),
             curtained: scenes
@@ -63,9 +68,7 @@ impl SplitReport {
                 .collect::<BTreeSet<_>>()
                 .len(),
             pictograms_known: known().count(),
-            pictograms_coloured: known()
-                .filter(|drawing| drawing.colour.is_some())
-                .count(),
+            pictograms_coloured: known().filter(|drawing| drawing.colour.is_some()).count(),
             referring: texts.referring.len(),
             bytes,
             ..Self::default()

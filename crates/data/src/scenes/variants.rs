@@ -179,7 +179,11 @@ mod tests {
                 assert!((luma - LUMA[from]).abs() < 2e-3, "{degrees}: {luma}");
             }
             // Grey has no hue.
-            assert!(matrix.iter().all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-5));
+            assert!(
+                matrix
+                    .iter()
+                    .all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-5)
+            );
         }
     }
 
