@@ -24,7 +24,7 @@ SCORES = RUNS / "scores"
 DATA = ROOT / "data/scenes"
 SEEDS = (1, 2, 3)
 TASKS = ("vqa", "nlvr2", "entailment", "retrieval")
-SYSTEMS = ("clip", "vilt", "vlmo")
+SYSTEMS = ("clip", "vlmo", "vilt")
 SYSTEM_TASKS = ("vqa", "nlvr2", "entailment")
 NOISE = (0, 30, 60)
 NOISE_SEEDS = (1, 2)
@@ -61,7 +61,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1, help="threads of a run (default 1)")
     parser.add_argument("--steps", type=int, default=500, help="steps of fine-tuning (default 500)")
     parser.add_argument("--system-steps", type=int, default=1500, help="steps of another system (default 1500)")
-    parser.add_argument("--noise-steps", type=int, default=1000, help="steps of a run on noise (default 1000)")
+    parser.add_argument("--noise-steps", type=int, default=600, help="steps of a run on noise (default 600)")
     parser.add_argument("--pretrained", type=Path, help="ALBEF on scenes; default: trained here")
     parser.add_argument("--table", action="store_true", help="run nothing, print what was measured")
     return parser.parse_args()
@@ -120,8 +120,11 @@ def tasks(options, base, before):
                     "--instances", test / "instances.json", "--proposals", test / "dets.json", "--images", test, "--json",
                 ]
                 jobs.append(score(f"albef-grounding-{seed}", command, after=[name]))
-    command = [fitup, "evaluate", "retrieval", "--model", base, *captions("test"), "--texts", "all", "--json"]
+    command = [fitup, "evaluate", "retrieval", "--model", base, *captions("test"), "--json"]
     jobs.append(score("albef-zero-shot-retrieval", command, after=before))
+    fine_tuned = f"albef-retrieval-{SEEDS[0]}"
+    command = [fitup, "evaluate", "retrieval", "--model", RUNS / fine_tuned, *captions("test"), "--texts", "all", "--json"]
+    jobs.append(score("albef-retrieval-all-texts", command, after=[fine_tuned]))
     command = [fitup, "data", "scenes-check", DATA, "--json"]
     jobs.append(score("baselines", command, after=["scenes"]))
     return jobs
@@ -130,13 +133,13 @@ def tasks(options, base, before):
 def noise(options):
     fitup = options.binary
     jobs = []
-    for share in NOISE:
-        folder = DATA if share == 0 else DATA.with_name(f"scenes-noise-{share}")
-        data = "scenes" if share == 0 else f"scenes-noise-{share}"
-        if share:
-            jobs.append(scenes(fitup, folder, share))
-        for distill in (True, False):
-            for seed in NOISE_SEEDS:
+    for seed in NOISE_SEEDS:
+        for share in NOISE:
+            data = "scenes" if share == 0 else f"scenes-noise-{share}"
+            folder = DATA.with_name(data)
+            if share and seed == NOISE_SEEDS[0]:
+                jobs.append(scenes(fitup, folder, share))
+            for distill in (True, False):
                 name = f"noise-{share}-{'distilled' if distill else 'plain'}-{seed}"
                 files = f'["{folder}/train/captions.json"]'
                 extra = [
@@ -149,10 +152,11 @@ def noise(options):
                     "objectives.itm=false",
                     "objectives.mlm=false",
                     "objectives.alpha_ramp_epochs=0.5",
-                    "objectives.queue_start=100",
+                    "objectives.queue_size=0",
                 ]
                 jobs.append(pretrain(fitup, name, "albef-scenes", extra, [data]))
-                command = [fitup, "evaluate", "retrieval", "--model", RUNS / name, *captions("test"), "--texts", "all", "--k", "0", "--json"]
+                command = [fitup, "evaluate", "retrieval", "--model", RUNS / name, *captions("test")]
+                command += ["--texts", "all", "--k", "0", "--json"]
                 jobs.append(score(f"retrieval-{name}", command, after=[name]))
     return jobs
 
@@ -185,7 +189,7 @@ def finetune(fitup, name, task, start, extra, after):
 
 def evaluate(fitup, name, task, after):
     if task == "retrieval":
-        command = [fitup, "evaluate", "retrieval", "--model", RUNS / name, *captions("test"), "--texts", "all", "--json"]
+        command = [fitup, "evaluate", "retrieval", "--model", RUNS / name, *captions("test"), "--json"]
     else:
         test = DATA / "test"
         command = [
