@@ -101,9 +101,9 @@ const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 /// The matrix that turns the hue and keeps the luma (a turn of the plane IQ of YIQ).
 fn turned_hue(degrees: f32) -> [[f32; 3]; 3] {
     const ACROSS: [[f32; 3]; 3] = [
-        [0.168, 0.330, -0.497],
-        [-0.328, 0.035, 0.292],
-        [1.250, -1.050, -0.203],
+        [0.168, 0.330, -0.498],
+        [-0.328, 0.035, 0.293],
+        [1.250, -1.050, -0.200],
     ];
     let (sin, cos) = degrees.to_radians().sin_cos();
     std::array::from_fn(|to| {
