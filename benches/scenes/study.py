@@ -25,6 +25,7 @@ DATA = ROOT / "data/scenes"
 SEEDS = (1, 2, 3)
 # Steps of fine-tuning, of 64 records each.
 TASKS = {"vqa": 1500, "nlvr2": 500, "entailment": 1000, "retrieval": 300}
+TEXT_ASSIGNMENT_STEPS = 600
 SYSTEMS = ("clip", "vlmo", "vilt")
 SYSTEM_TASKS = ("vqa", "nlvr2", "entailment")
 NOISE = (0, 30, 60)
@@ -60,7 +61,7 @@ def arguments():
     parser.add_argument("--only", action="append", choices=["tasks", "systems", "noise", "cost"], default=[])
     parser.add_argument("--lanes", type=int, default=2, help="runs at a time (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run (default 1)")
-    parser.add_argument("--steps", type=int, default=500, help="steps of text assignment and of another system's fine-tuning (default 500)")
+    parser.add_argument("--steps", type=int, default=500, help="steps of another system's fine-tuning (default 500)")
     parser.add_argument("--system-steps", type=int, default=1500, help="steps of another system (default 1500)")
     parser.add_argument("--noise-steps", type=int, default=600, help="steps of a run on noise (default 600)")
     parser.add_argument("--pretrained", type=Path, help="ALBEF on scenes; default: trained here")
@@ -86,7 +87,7 @@ def plan(options):
                 extra.append(f"objectives.fusion_start={options.system_steps // 3}")
             jobs.append(pretrain(fitup, system, f"{system}-scenes", extra, ["scenes"]))
             for task in SYSTEM_TASKS if "systems" in parts else ():
-                extra = [f"run.steps={options.steps}", "task.distill=false"]
+                extra = [f"run.steps={options.steps}"]
                 name = f"{system}-{task}"
                 jobs.append(finetune(fitup, name, task, RUNS / system, extra, [system]))
                 jobs.append(evaluate(fitup, name, task, after=[name]))
@@ -104,7 +105,7 @@ def plan(options):
 
 def tasks(options, base, before):
     fitup = options.binary
-    steps = f"run.steps={options.steps}"
+    steps = f"run.steps={TEXT_ASSIGNMENT_STEPS}"
     jobs = [finetune(fitup, "text-assignment", "text-assignment", base, [steps], before)]
     for seed in SEEDS:
         for task, count in TASKS.items():
@@ -121,10 +122,9 @@ def tasks(options, base, before):
                     "--instances", test / "instances.json", "--proposals", test / "dets.json", "--images", test, "--json",
                 ]
                 jobs.append(score(f"albef-grounding-{seed}", command, after=[name]))
-    command = [fitup, "evaluate", "retrieval", "--model", base, *captions("test"), "--json"]
-    jobs.append(score("albef-zero-shot-retrieval", command, after=before))
+    jobs.append(score("albef-zero-shot-retrieval", retrieval(fitup, base), after=before))
     fine_tuned = f"albef-retrieval-{SEEDS[0]}"
-    command = [fitup, "evaluate", "retrieval", "--model", RUNS / fine_tuned, *captions("test"), "--texts", "all", "--json"]
+    command = retrieval(fitup, RUNS / fine_tuned, "--texts", "all")
     jobs.append(score("albef-retrieval-all-texts", command, after=[fine_tuned]))
     command = [fitup, "data", "scenes-check", DATA, "--json"]
     jobs.append(score("baselines", command, after=["scenes"]))
@@ -133,13 +133,11 @@ def tasks(options, base, before):
 
 def noise(options):
     fitup = options.binary
-    jobs = []
+    jobs = [scenes(fitup, DATA.with_name(f"scenes-noise-{share}"), share) for share in NOISE if share]
     for seed in NOISE_SEEDS:
         for share in NOISE:
             data = "scenes" if share == 0 else f"scenes-noise-{share}"
             folder = DATA.with_name(data)
-            if share and seed == NOISE_SEEDS[0]:
-                jobs.append(scenes(fitup, folder, share))
             for distill in (True, False):
                 name = f"noise-{share}-{'distilled' if distill else 'plain'}-{seed}"
                 files = f'["{folder}/train/captions.json"]'
@@ -156,10 +154,13 @@ def noise(options):
                     "objectives.queue_size=0",
                 ]
                 jobs.append(pretrain(fitup, name, "albef-scenes", extra, [data]))
-                command = [fitup, "evaluate", "retrieval", "--model", RUNS / name, *captions("test")]
-                command += ["--texts", "all", "--k", "0", "--json"]
+                command = retrieval(fitup, RUNS / name, "--texts", "all", "--k", "0")
                 jobs.append(score(f"retrieval-{name}", command, after=[name]))
     return jobs
+
+
+def retrieval(fitup, model, *extra):
+    return [fitup, "evaluate", "retrieval", "--model", model, *captions("test"), *extra, "--json"]
 
 
 def captions(split):
@@ -190,7 +191,7 @@ def finetune(fitup, name, task, start, extra, after):
 
 def evaluate(fitup, name, task, after):
     if task == "retrieval":
-        command = [fitup, "evaluate", "retrieval", "--model", RUNS / name, *captions("test"), "--json"]
+        command = retrieval(fitup, RUNS / name)
     else:
         test = DATA / "test"
         command = [

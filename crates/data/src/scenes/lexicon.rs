@@ -107,17 +107,16 @@ impl Lexicon {
                 let mut rng = generator(options.seed, Split::Train, Purpose::Variants, at);
                 for number in 1..=variants {
                     let picture = variant(&self.drawings[at].picture, longer, &mut rng);
-                    let Some([left, top, width, height]) = tight_box(&picture) else {
+                    let Some(picture) = cropped(&picture) else {
                         continue;
                     };
-                    let picture =
-                        image::imageops::crop_imm(&picture, left, top, width, height).to_image();
                     entry.drawings.push(self.drawings.len());
                     self.drawings.push(Drawing {
+                        key: self.drawings[at].key.clone(),
                         variant: number,
+                        record: self.drawings[at].record.clone(),
                         colour: clear_colour(&picture),
                         picture,
-                        ..self.drawings[at].clone()
                     });
                 }
             }
@@ -310,10 +309,13 @@ fn trimmed(folder: &Path, pictogram: &Pictogram) -> Result<RgbaImage, LexiconErr
     let picture = image::load_from_memory(&pictogram.image)
         .map_err(|error| broken(error.to_string()))?
         .to_rgba8();
-    let picture = premultiply(picture);
-    let [left, top, width, height] =
-        tight_box(&picture).ok_or_else(|| broken("nothing is drawn".to_owned()))?;
-    Ok(image::imageops::crop_imm(&picture, left, top, width, height).to_image())
+    cropped(&premultiply(picture)).ok_or_else(|| broken("nothing is drawn".to_owned()))
+}
+
+/// What is drawn of a picture; `None` when nothing is.
+fn cropped(picture: &RgbaImage) -> Option<RgbaImage> {
+    let [left, top, width, height] = tight_box(picture)?;
+    Some(image::imageops::crop_imm(picture, left, top, width, height).to_image())
 }
 
 /// Of the names at these places in the table the `most` that are told apart best.

@@ -1,7 +1,7 @@
 //! Which names can be told apart: a held-out drawing, seen small, should be nearer to the training drawings of its own
 //! name than to those of any other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use image::RgbaImage;
 use image::imageops::{self, FilterType};
@@ -55,46 +55,51 @@ impl Thumbnail {
     }
 }
 
-/// A held-out drawing, and how far it is from its own name and from each other name.
+/// A held-out drawing, and how far the nearest training drawing of every name is from it.
 struct Held {
     name: usize,
-    own: f32,
-    others: Vec<(usize, f32)>,
+    nearest: BTreeMap<usize, f32>,
+}
+
+impl Held {
+    fn new(drawing: &Thumbnail, thumbnails: &[Thumbnail]) -> Self {
+        let mut nearest = BTreeMap::new();
+        for shown in thumbnails.iter().filter(|one| !one.held_out) {
+            let least = nearest.entry(shown.name).or_insert(f32::INFINITY);
+            *least = least.min(drawing.distance(shown));
+        }
+        Self {
+            name: drawing.name,
+            nearest,
+        }
+    }
+
+    /// How many times as far as its own name the nearest other one of these is.
+    fn margin(&self, names: &BTreeSet<usize>) -> f32 {
+        let others = self
+            .nearest
+            .iter()
+            .filter(|&(name, _)| *name != self.name && names.contains(name));
+        let other = others.map(|(_, &distance)| distance).min_by(f32::total_cmp);
+        let own = self.nearest.get(&self.name).copied();
+        other.unwrap_or(f32::INFINITY) / own.unwrap_or(f32::INFINITY)
+    }
 }
 
 /// The `most` names left after those are struck out, one by one, of which a held-out drawing is mistaken most easily:
 /// whose distance to another name's nearest training drawing is the least multiple of the one to its own name's.
 pub(super) fn told_apart(thumbnails: &[Thumbnail], most: usize) -> BTreeSet<usize> {
     let mut names: BTreeSet<usize> = thumbnails.iter().map(|one| one.name).collect();
-    let nearest = |held: &Thumbnail, name: usize| {
-        let shown = thumbnails
-            .iter()
-            .filter(|one| one.name == name && !one.held_out);
-        let distances = shown.map(|one| held.distance(one));
-        distances.min_by(f32::total_cmp).unwrap_or(f32::INFINITY)
-    };
     let held: Vec<Held> = thumbnails
         .iter()
         .filter(|one| one.held_out)
-        .map(|one| Held {
-            name: one.name,
-            own: nearest(one, one.name),
-            others: names
-                .iter()
-                .filter(|&&name| name != one.name)
-                .map(|&name| (name, nearest(one, name)))
-                .collect(),
-        })
+        .map(|one| Held::new(one, thumbnails))
         .collect();
     while names.len() > most {
         let margins = held
             .iter()
             .filter(|held| names.contains(&held.name))
-            .map(|held| {
-                let others = held.others.iter().filter(|(name, _)| names.contains(name));
-                let nearest = others.map(|&(_, distance)| distance).min_by(f32::total_cmp);
-                (nearest.unwrap_or(f32::INFINITY) / held.own, held.name)
-            });
+            .map(|held| (held.margin(&names), held.name));
         let worst = margins.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         // Names without a held-out drawing cannot be judged: the last ones go.
         let Some(name) = worst
