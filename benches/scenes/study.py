@@ -64,6 +64,7 @@ def arguments():
     parser.add_argument("--steps", type=int, default=500, help="steps of another system's fine-tuning (default 500)")
     parser.add_argument("--system-steps", type=int, default=1500, help="steps of another system (default 1500)")
     parser.add_argument("--noise-steps", type=int, default=600, help="steps of a run on noise (default 600)")
+    parser.add_argument("--noise-start-steps", type=int, default=700, help="and of contrast before it (default 700)")
     parser.add_argument("--pretrained", type=Path, help="ALBEF on scenes; default: trained here")
     parser.add_argument("--table", action="store_true", help="run nothing, print what was measured")
     return parser.parse_args()
@@ -132,28 +133,41 @@ def tasks(options, base, before):
 
 
 def noise(options):
+    """Contrast alone until the pairs are told apart, then with and without distillation from there: a momentum model
+    that knows nothing has nothing to distil."""
     fitup = options.binary
     jobs = [scenes(fitup, DATA.with_name(f"scenes-noise-{share}"), share) for share in NOISE if share]
     for seed in NOISE_SEEDS:
         for share in NOISE:
             data = "scenes" if share == 0 else f"scenes-noise-{share}"
             folder = DATA.with_name(data)
+            files = f'["{folder}/train/captions.json"]'
+            both = [
+                f"seed={seed}",
+                "run.evaluate_every=0",
+                f'data.train={{ kind = "albef-json", files = {files}, image_root = "{folder}/train" }}',
+                "objectives.itm=false",
+            ]
+            start = f"noise-{share}-start-{seed}"
+            alone = [
+                f"run.steps={options.noise_start_steps}",
+                "objectives.mlm=false",
+                "objectives.distill_itc=false",
+                "objectives.queue_size=0",
+            ]
+            jobs.append(pretrain(fitup, start, "albef-scenes", both + alone, [data]))
             for distill in (True, False):
                 name = f"noise-{share}-{'distilled' if distill else 'plain'}-{seed}"
-                files = f'["{folder}/train/captions.json"]'
-                extra = [
-                    f"seed={seed}",
+                then = [
                     f"run.steps={options.noise_steps}",
-                    "run.evaluate_every=0",
-                    f'data.train={{ kind = "albef-json", files = {files}, image_root = "{folder}/train" }}',
+                    f'model.init_weights="{RUNS}/{start}/model.safetensors"',
                     f"objectives.distill_itc={str(distill).lower()}",
-                    # Contrast alone: what noise does to it shows in minutes, what it does to the others takes hours.
-                    "objectives.itm=false",
-                    "objectives.mlm=false",
-                    "objectives.alpha_ramp_epochs=0.5",
-                    "objectives.queue_size=0",
+                    f"objectives.distill_mlm={str(distill).lower()}",
+                    "objectives.alpha_ramp_epochs=0.0",
+                    "objectives.fusion_start=0",
+                    "objectives.queue_start=0",
                 ]
-                jobs.append(pretrain(fitup, name, "albef-scenes", extra, [data]))
+                jobs.append(pretrain(fitup, name, "albef-scenes", both + then, [start]))
                 command = retrieval(fitup, RUNS / name, "--texts", "all", "--k", "0")
                 jobs.append(score(f"retrieval-{name}", command, after=[name]))
     return jobs

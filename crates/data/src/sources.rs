@@ -142,9 +142,11 @@ pub enum SourceError {
     Annotations(#[from] AnnotationError),
     /// Annotations name a picture that is not there.
     #[error(
-        "record {key}, field `image`: no picture {image} in the image roots; `fitup data check` counts what is missing"
+        "{files}: record {key}, field `image`: no picture {image} where pictures are looked for; `fitup data check` counts what is missing"
     )]
     NoSuchPicture {
+        /// The annotation files, joined with commas.
+        files: String,
         /// The record.
         key: String,
         /// The picture, as the annotations name it.

@@ -561,6 +561,24 @@ fn albef_lists_are_read_as_the_original_loader_does() {
 }
 
 #[test]
+fn an_absent_picture_is_named_with_its_list_and_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("pairs.json");
+    fs::write(&list, r#"[{"image": "gone.jpg", "caption": "a cat"}]"#).unwrap();
+    let source = open(&SourceSpec::AlbefJson {
+        files: vec![list],
+        image_root: Some(folder.path().to_owned()),
+        limit: None,
+    })
+    .unwrap();
+    let error = source.get(0).unwrap_err().to_string();
+    assert!(
+        error.contains("pairs.json: record gone.jpg, field `image`"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_malformed_list_is_named_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("bad.json");

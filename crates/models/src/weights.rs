@@ -13,6 +13,7 @@ mod parameters;
 mod pickle;
 mod pytorch;
 mod resize;
+mod sine_positions;
 mod stage;
 mod vilt;
 mod vlmo;
@@ -32,6 +33,7 @@ pub use parameters::{
 pub use pickle::PickleError;
 pub use pytorch::{PytorchError, write_pytorch};
 pub use resize::fit_positions;
+pub use sine_positions::sine_positions;
 pub use stage::start_vlmo;
 pub use vilt::vilt_name;
 pub use vlmo::{add_second_image_type, fit_vlmo, is_vlmo_encoder, vlmo_name};

@@ -1,4 +1,4 @@
-//! Captions: lists, relations, categories. A caption names everything in the picture wherever it has room, so that
+//! Captions: lists, relations, categories, places. A caption names everything in the picture wherever it has room, so that
 //! few other pictures fit it.
 
 use rand::RngExt;
@@ -6,8 +6,8 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::graph::{Category, Scene};
-use super::phrases::{counted, listed, number_word};
+use super::graph::{Category, Scene, Side};
+use super::phrases::{counted, listed, number_word, on_side};
 use super::program::Relation;
 use crate::pictograms::with_article;
 
@@ -18,6 +18,8 @@ pub(super) const CAPTIONS: usize = 5;
 const NAMED: usize = 3;
 /// Names that it spells out where there are more.
 const NAMED_AMONG: usize = 2;
+/// Places that a caption tells at most: more make it too long for the models' texts.
+const PLACES: usize = 3;
 
 /// How a caption describes its picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,14 +33,16 @@ pub enum CaptionKind {
     Relation,
     /// "an animal and two vehicles: a large dog and two cars"
     Category,
+    /// "a dog on the left side, a pear in the top half and two cars"
+    Place,
 }
 
-/// The captions of a scene, all true of it and all different: two lists, two relations, one of categories, as far
-/// as the scene has them.
+/// The captions of a scene, all true of it and all different: two lists, one of relations, of categories and of
+/// places, as far as the scene has them.
 pub(super) fn captions(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<(CaptionKind, String)> {
-    use CaptionKind::{Attributes, Category, List, Relation};
+    use CaptionKind::{Attributes, Category, List, Place, Relation};
     let mut captions: Vec<(CaptionKind, String)> = Vec::with_capacity(CAPTIONS);
-    for kind in [List, Attributes, Relation, Category, Relation] {
+    for kind in [List, Attributes, Relation, Category, Place] {
         if let Some(text) = caption(scene, kind, rng)
             && captions.iter().all(|(_, other)| *other != text)
         {
@@ -84,6 +88,23 @@ pub(super) fn caption(scene: &Scene, kind: CaptionKind, rng: &mut ChaCha8Rng) ->
                 rest => format!("{pair}, and {}", listed(rest)),
             }
         }
+        CaptionKind::Place => {
+            let mut told = 0;
+            let parts: Vec<String> = names
+                .iter()
+                .map(|name| match place(scene, name, rng) {
+                    Some(side) if told < PLACES => {
+                        told += 1;
+                        format!("{}{}", with_article(name), on_side(side))
+                    }
+                    _ => counted(scene.count(name), name),
+                })
+                .collect();
+            if told == 0 {
+                return None;
+            }
+            listed(&parts)
+        }
         CaptionKind::Category => {
             let kinds = categories(scene);
             match names.len() {
@@ -111,6 +132,18 @@ fn described(scene: &Scene, name: &str) -> String {
         }
         _ => counted(scene.count(name), name),
     }
+}
+
+/// A half of the picture that the one thing of a name clearly lies in.
+fn place(scene: &Scene, name: &str, rng: &mut ChaCha8Rng) -> Option<Side> {
+    let singles = scene.singles();
+    let object = singles.iter().find(|object| object.name == name)?;
+    let sides: Vec<Side> = object
+        .clear_sides(scene.side)
+        .into_iter()
+        .flatten()
+        .collect();
+    sides.choose(rng).copied()
 }
 
 /// A relation between two things that are alone in bearing their names.

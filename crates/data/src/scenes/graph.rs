@@ -266,6 +266,9 @@ impl Side {
     }
 }
 
+/// Least distance of a thing's middle from the picture's, as a share of the side, for it to be on a side.
+const OFF_CENTRE: f64 = 0.15;
+
 /// One thing in a picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Object {
@@ -290,6 +293,18 @@ pub struct Object {
     /// The tight box around what is drawn.
     #[serde(rename = "box")]
     pub region: Region,
+}
+
+impl Object {
+    /// The halves of a picture of `side` pixels that it clearly lies in, at most one of each axis, left and right first.
+    pub(super) fn clear_sides(&self, side: u32) -> [Option<Side>; 2] {
+        let axes = [[Side::Left, Side::Right], [Side::Top, Side::Bottom]];
+        [0, 1].map(|axis| {
+            let middle = f64::from(self.region.doubled_centre()[axis]) / 2.0;
+            let off = middle / f64::from(side) - 0.5;
+            (off.abs() > OFF_CENTRE).then(|| axes[axis][usize::from(off > 0.0)])
+        })
+    }
 }
 
 /// A square picture: a background, things on it, and perhaps a curtain behind which there may be more.

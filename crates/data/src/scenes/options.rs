@@ -9,7 +9,7 @@ use super::generate::ScenesError;
 use super::graph::Split;
 
 /// Raised when the same options give other files.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// More fill the memory.
 const MOST_VARIANTS: u32 = 64;
 

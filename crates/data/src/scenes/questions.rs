@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::balance::{Evenness, balance};
-use super::graph::{Category, Colour, Object, Scene, Size};
+use super::graph::{Category, Colour, Object, Scene, Side, Size};
 use super::names::plural;
 use super::pool::Pool;
 use super::program::{Program, Query, Reading, Relation, Truth};
@@ -88,8 +88,6 @@ pub struct Question {
     group: String,
 }
 
-/// Least distance of a thing's middle from the picture's, as a share of the side, for it to be on a side.
-const OFF_CENTRE: f64 = 0.15;
 /// Least distance between two things' middles, as a share of the side, for one to be the leftmost.
 const OUTERMOST: f64 = 0.06;
 /// Questions on two things, of each template, of a picture at most.
@@ -268,19 +266,17 @@ fn counts(scene: &Scene) -> Vec<(&str, bool, usize)> {
 /// reading the question.
 fn sides<'a>(scene: &'a Scene, rng: &mut ChaCha8Rng) -> Option<([&'static str; 2], [&'a str; 2])> {
     let axis = rng.random_range(0..2);
-    let distance = |object: &Object| {
-        f64::from(object.region.doubled_centre()[axis]) / 2.0 / f64::from(scene.side) - 0.5
-    };
-    let mut on = |sign: f64| {
+    let sides = [[Side::Left, Side::Right], [Side::Top, Side::Bottom]][axis];
+    let mut on = |side: Side| {
         let singles: Vec<&Object> = scene
             .singles()
             .into_iter()
-            .filter(|object| sign * distance(object) > OFF_CENTRE)
+            .filter(|object| object.clear_sides(scene.side)[axis] == Some(side))
             .collect();
         singles.choose(rng).map(|object| object.name.as_str())
     };
-    let things = [on(-1.0)?, on(1.0)?];
-    Some(([["left", "right"], ["top", "bottom"]][axis], things))
+    let things = [on(sides[0])?, on(sides[1])?];
+    Some((sides.map(Side::name), things))
 }
 
 /// Phrases that single a thing out without its name, with the things' colours, all different.

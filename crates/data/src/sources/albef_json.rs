@@ -3,6 +3,7 @@
 //! an image in one entry). Original: `dataset/caption_dataset.py`.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -30,7 +31,7 @@ enum Captions {
 pub struct AlbefJson {
     entries: Vec<Entry>,
     image_root: Option<PathBuf>,
-    described: String,
+    files: String,
 }
 
 impl AlbefJson {
@@ -54,19 +55,10 @@ impl AlbefJson {
             })?;
             entries.extend(list);
         }
-        let described = format!(
-            "{} records of {}",
-            entries.len(),
-            files
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
         Ok(Self {
             entries,
             image_root: image_root.map(Path::to_owned),
-            described,
+            files: glob::listed(&files),
         })
     }
 
@@ -84,11 +76,19 @@ impl Source for AlbefJson {
     }
 
     fn get(&self, index: usize) -> Result<Record, SourceError> {
+        let entry = self.entry(index)?;
         let path = match &self.image_root {
-            Some(root) => root.join(&self.entry(index)?.image),
-            None => PathBuf::from(&self.entry(index)?.image),
+            Some(root) => root.join(&entry.image),
+            None => PathBuf::from(&entry.image),
         };
-        let image = fs::read(&path).map_err(SourceError::io(path))?;
+        let image = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => SourceError::NoSuchPicture {
+                files: self.files.clone(),
+                key: entry.image.clone(),
+                image: path.display().to_string(),
+            },
+            _ => SourceError::io(path)(error),
+        })?;
         let RecordTexts {
             key,
             captions,
@@ -121,6 +121,6 @@ impl Source for AlbefJson {
     }
 
     fn describe(&self) -> String {
-        self.described.clone()
+        format!("{} records of {}", self.entries.len(), self.files)
     }
 }

@@ -68,6 +68,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Annotated {
     entries: Vec<Entry>,
+    files: String,
     roots: ImageRoots,
     described: String,
     warnings: Vec<String>,
@@ -188,14 +189,14 @@ impl Annotated {
         entry: impl Fn(usize, T) -> Entry,
     ) -> Result<Self, SourceError> {
         let Annotations { records, skipped } = annotations;
-        let files: Vec<String> = spec.files.iter().map(|f| f.display().to_string()).collect();
+        let files = glob::listed(&spec.files);
         let warnings = match skipped.count {
             0 => vec![],
             count => {
                 let first = skipped.first.iter().map(ToString::to_string);
                 vec![format!(
                     "{count} records left out, of {}: {}",
-                    files.join(", "),
+                    files,
                     first.collect::<Vec<_>>().join("; ")
                 )]
             }
@@ -203,7 +204,8 @@ impl Annotated {
         let records = records.into_iter().enumerate();
         let entries: Vec<Entry> = records.map(|(at, record)| entry(at, record)).collect();
         Ok(Self {
-            described: format!("{} {what} of {}", entries.len(), files.join(", ")),
+            described: format!("{} {what} of {files}", entries.len()),
+            files,
             roots: ImageRoots::new(&spec.image_roots, folders),
             entries,
             warnings,
@@ -222,6 +224,7 @@ impl Annotated {
             .roots
             .find(image)
             .ok_or_else(|| SourceError::NoSuchPicture {
+                files: self.files.clone(),
                 key: entry.key.clone(),
                 image: image.to_owned(),
             })?;

@@ -21,6 +21,12 @@ pub fn expand(patterns: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
     Ok(files)
 }
 
+/// The files or patterns in one line, for messages.
+pub fn listed(files: &[PathBuf]) -> String {
+    let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+    files.join(", ")
+}
+
 fn matching(pattern: &Path, name: &str) -> Result<Vec<PathBuf>, SourceError> {
     let folder = match pattern.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

@@ -62,16 +62,20 @@ pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32>
 
 /// Where the visitor stands: path segments, and the container of the innermost one.
 #[derive(Default)]
-struct Location {
+pub(super) struct Location {
     path: Vec<(String, String)>,
 }
 
 impl Location {
-    fn enter(&mut self, name: &str, container: &str) {
+    pub(super) fn enter(&mut self, name: &str, container: &str) {
         self.path.push((name.to_owned(), container.to_owned()));
     }
 
-    fn path(&self) -> String {
+    pub(super) fn exit(&mut self) {
+        self.path.pop();
+    }
+
+    pub(super) fn path(&self) -> String {
         let names: Vec<&str> = self.path.iter().map(|(name, _)| name.as_str()).collect();
         names.join(".")
     }
@@ -154,7 +158,7 @@ impl<F: FnMut(Parameter)> ModuleVisitor for Visit<'_, F> {
     }
 
     fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.location.path.pop();
+        self.location.exit();
     }
 }
 
@@ -237,12 +241,12 @@ impl<N: Fn(&str) -> String> ModuleMapper for Load<'_, N> {
     }
 
     fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.location.path.pop();
+        self.location.exit();
     }
 }
 
 /// The parameter with new data, on its device and with its gradient setting.
-fn replace<const D: usize>(param: Param<Tensor<D>>, data: TensorData) -> Param<Tensor<D>> {
+pub(super) fn replace<const D: usize>(param: Param<Tensor<D>>, data: TensorData) -> Param<Tensor<D>> {
     param.map(|old| {
         let new = Tensor::from_data(data, &old.device());
         if old.is_require_grad() {

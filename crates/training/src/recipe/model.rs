@@ -57,6 +57,10 @@ pub struct ModelRecipe {
     /// Standard deviation of drawn weights.
     #[serde(default = "init_std")]
     pub init_std: f64,
+    /// Amplitude of the sines and cosines that the position embeddings of patches start as (1 in
+    /// MAE); absent: drawn as other weights are. Weights that the model starts from replace them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sine_positions: Option<f64>,
 }
 
 fn init_std() -> f64 {

@@ -85,7 +85,10 @@ pub fn started<M: Module>(
     tensors: Option<&TensorMap>,
     name: fn(&str) -> String,
 ) -> Result<M, WeightsError> {
-    let drawn = weights::initialize(empty, recipe.model.init_std, recipe.seed ^ salt);
+    let mut drawn = weights::initialize(empty, recipe.model.init_std, recipe.seed ^ salt);
+    if let Some(amplitude) = recipe.model.sine_positions {
+        drawn = weights::sine_positions(drawn, amplitude);
+    }
     match tensors {
         Some(tensors) => weights::load(drawn, tensors, name, is_model),
         None => Ok(drawn),
