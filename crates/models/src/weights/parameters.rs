@@ -246,7 +246,10 @@ impl<N: Fn(&str) -> String> ModuleMapper for Load<'_, N> {
 }
 
 /// The parameter with new data, on its device and with its gradient setting.
-pub(super) fn replace<const D: usize>(param: Param<Tensor<D>>, data: TensorData) -> Param<Tensor<D>> {
+pub(super) fn replace<const D: usize>(
+    param: Param<Tensor<D>>,
+    data: TensorData,
+) -> Param<Tensor<D>> {
     param.map(|old| {
         let new = Tensor::from_data(data, &old.device());
         if old.is_require_grad() {
