@@ -79,7 +79,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::layers::VisionTransformerConfig;
+    use crate::layers::vision_transformer::VisionTransformerConfig;
     use crate::weights::{host_values, initialize};
 
     #[test]
@@ -90,6 +90,7 @@ mod tests {
             width: 8,
             depth: 1,
             heads: 2,
+            mlp_ratio: 4,
         };
         let drawn = initialize(config.init(&Device::flex()), 0.1, 1);
         let placed = sine_positions(drawn.clone(), 0.5);
