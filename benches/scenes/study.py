@@ -200,16 +200,15 @@ def finetune(fitup, name, task, start, extra, after):
 
 
 def evaluate(fitup, name, task, after):
+    test = DATA / "test"
     if task == "retrieval":
         command = retrieval(fitup, RUNS / name)
     elif task == "grounding":
-        test = DATA / "test"
         command = [
             fitup, "evaluate", "grounding", "--model", RUNS / name, "--references", test / "refs.json",
             "--instances", test / "instances.json", "--proposals", test / "dets.json", "--images", test, "--json",
         ]
     else:
-        test = DATA / "test"
         command = [
             fitup, "evaluate", task, "--model", RUNS / name, "--data", test / TEST[task], "--images", test, "--json",
         ]

@@ -62,15 +62,12 @@ impl ModuleMapper for SinePositions {
 
 /// Sines, then cosines, of a place along one axis.
 fn waves(at: usize, width: usize) -> impl Iterator<Item = f64> {
+    let angles = move |count: usize| {
+        (0..count).map(move |i| at as f64 / LONGEST.powf(i as f64 / count as f64))
+    };
     let sines = width / 2;
-    (0..width).map(move |i| {
-        let (wave, of, turn): (usize, usize, fn(f64) -> f64) = if i < sines {
-            (i, sines, f64::sin)
-        } else {
-            (i - sines, width - sines, f64::cos)
-        };
-        turn(at as f64 / LONGEST.powf(wave as f64 / of as f64))
-    })
+    let cosines = angles(width - sines).map(f64::cos);
+    angles(sines).map(f64::sin).chain(cosines)
 }
 
 #[cfg(test)]
