@@ -305,6 +305,31 @@ fn what_every_step_moves_can_be_frozen_too() {
 }
 
 #[test]
+fn a_run_starts_from_sine_positions_where_the_model_has_positions() {
+    let runs = Runs::new();
+    let set = [
+        "model.sine_positions=0.5",
+        "optimizer.frozen=['transformer.pos_embed']",
+        "run.evaluate_every=0",
+    ];
+    let mut recipe = runs.recipe("pairs", &set);
+    recipe.model.init_weights = None;
+    runs.train(&recipe, "pairs", false).unwrap();
+    let tensors = runs.checkpoint("pairs", 4).tensors;
+    // CLS, then the first patch, at column 0 and row 0: four sines and four cosines of each.
+    let (sines, cosines) = ([0.0; 4], [0.5; 4]);
+    let first = [sines, cosines, sines, cosines].concat();
+    let values = &tensors["transformer.pos_embed"].values;
+    assert_eq!(values[..32], [vec![0.0; 16], first].concat());
+
+    let relative = "model.vlmo.positions={ relative = { table_text_len = 16 } }";
+    let mut recipe = runs.recipe("pairs", &["model.sine_positions=0.5", relative]);
+    recipe.model.init_weights = None;
+    let error = runs.train(&recipe, "relative", false).unwrap_err();
+    assert!(error.contains("model.sine_positions"), "{error}");
+}
+
+#[test]
 fn the_tokenizer_learns_and_uses_its_codes() {
     let runs = Runs::new();
     let set = [

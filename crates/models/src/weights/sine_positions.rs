@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 
+use super::WeightsError;
 use super::parameters::{Location, replace};
 
 /// Last names of the parameters that hold a vector for CLS and one for every patch.
@@ -16,16 +17,30 @@ const LONGEST: f64 = 10_000.0;
 /// content: at the scenes' size with standard deviation 0.05 they are a half percent of the power
 /// that the first block sees, and a contrastive loss, content with what is in a picture, hardly
 /// enlarges them. Anything but a square grid of patches stays as it is.
-pub fn sine_positions<M: Module>(module: M, amplitude: f64) -> M {
-    module.map(&mut SinePositions {
+///
+/// # Errors
+/// When the module holds no vector for every patch of a square grid, as a VLMo with relative
+/// positions.
+pub fn sine_positions<M: Module>(module: M, amplitude: f64) -> Result<M, WeightsError> {
+    let mut mapper = SinePositions {
         location: Location::default(),
         amplitude,
-    })
+        set: 0,
+    };
+    let module = module.map(&mut mapper);
+    match mapper.set {
+        0 => Err(WeightsError::Unfit(
+            "model.sine_positions: the model has no position embedding of a square grid of patches; leave it out",
+        )),
+        _ => Ok(module),
+    }
 }
 
 struct SinePositions {
     location: Location,
     amplitude: f64,
+    /// Parameters set so far.
+    set: usize,
 }
 
 impl ModuleMapper for SinePositions {
@@ -48,6 +63,7 @@ impl ModuleMapper for SinePositions {
                 values.extend(of(row, width - width / 2));
             }
         }
+        self.set += 1;
         replace(param, TensorData::new(values, shape))
     }
 
@@ -90,7 +106,7 @@ mod tests {
             mlp_ratio: 4,
         };
         let drawn = initialize(config.init(&Device::flex()), 0.1, 1);
-        let placed = sine_positions(drawn.clone(), 0.5);
+        let placed = sine_positions(drawn.clone(), 0.5).expect("it has positions");
         let values = host_values(placed.pos_embed.val());
         assert!(values[..8].iter().all(|&value| value == 0.0), "CLS");
         // Column 2 of row 1: two wavelengths an axis, 1 and 100.
@@ -114,5 +130,12 @@ mod tests {
             host_values(drawn.patch_embed.proj.weight.val())
         );
         assert_eq!(placed.num_params(), drawn.num_params());
+    }
+
+    #[test]
+    fn a_model_without_positions_is_refused() {
+        let linear = burn::nn::LinearConfig::new(2, 2).init(&Device::flex());
+        let refused = sine_positions(linear, 1.0).expect_err("no positions");
+        assert!(refused.to_string().contains("model.sine_positions"));
     }
 }

@@ -77,7 +77,7 @@ pub trait Pretrain: Sized + Send + Sync {
 /// (`salt` keeps systems apart), then the tensors put in where there are any.
 ///
 /// # Errors
-/// When the tensors do not fit.
+/// When the tensors do not fit, or the recipe asks for sines where the model has no positions.
 pub fn started<M: Module>(
     empty: M,
     recipe: &Recipe,
@@ -87,7 +87,7 @@ pub fn started<M: Module>(
 ) -> Result<M, WeightsError> {
     let mut drawn = weights::initialize(empty, recipe.model.init_std, recipe.seed ^ salt);
     if let Some(amplitude) = recipe.model.sine_positions {
-        drawn = weights::sine_positions(drawn, amplitude);
+        drawn = weights::sine_positions(drawn, amplitude)?;
     }
     match tensors {
         Some(tensors) => weights::load(drawn, tensors, name, is_model),
