@@ -110,6 +110,13 @@ impl Runs {
         Recipe::parse(&text.replace("SAMPLES", &samples()), stage, &set).unwrap()
     }
 
+    /// The stage with weights drawn from the seed, not those of the stage before.
+    fn recipe_from_seed(&self, stage: &str, set: &[&str]) -> Recipe {
+        let mut recipe = self.recipe(stage, set);
+        recipe.model.init_weights = None;
+        recipe
+    }
+
     fn train(&self, recipe: &Recipe, run: &str, resume: bool) -> Result<(), String> {
         let options = RunOptions {
             folder: self.path(run),
@@ -294,8 +301,7 @@ fn what_every_step_moves_can_be_frozen_too() {
         "objectives.temp_range=[0.5, 0.5]",
         "run.evaluate_every=0",
     ];
-    let mut recipe = runs.recipe("pairs", &set);
-    recipe.model.init_weights = None;
+    let recipe = runs.recipe_from_seed("pairs", &set);
     runs.train(&recipe, "pairs", false).unwrap();
     let tensors = runs.checkpoint("pairs", 4).tensors;
     let drawn = (1.0f64 / 0.07).ln() as f32;
@@ -312,8 +318,7 @@ fn a_run_starts_from_sine_positions_where_the_model_has_positions() {
         "optimizer.frozen=['transformer.pos_embed']",
         "run.evaluate_every=0",
     ];
-    let mut recipe = runs.recipe("pairs", &set);
-    recipe.model.init_weights = None;
+    let recipe = runs.recipe_from_seed("pairs", &set);
     runs.train(&recipe, "pairs", false).unwrap();
     let tensors = runs.checkpoint("pairs", 4).tensors;
     // CLS, then the first patch, at column 0 and row 0: four sines and four cosines of each.
@@ -323,8 +328,7 @@ fn a_run_starts_from_sine_positions_where_the_model_has_positions() {
     assert_eq!(values[..32], [vec![0.0; 16], first].concat());
 
     let relative = "model.vlmo.positions={ relative = { table_text_len = 16 } }";
-    let mut recipe = runs.recipe("pairs", &["model.sine_positions=0.5", relative]);
-    recipe.model.init_weights = None;
+    let recipe = runs.recipe_from_seed("pairs", &["model.sine_positions=0.5", relative]);
     let error = runs.train(&recipe, "relative", false).unwrap_err();
     assert!(error.contains("model.sine_positions"), "{error}");
 }
@@ -408,8 +412,7 @@ fn the_words_of_a_stage_are_those_of_its_start() {
         format!("data.train={source}"),
         format!("data.validation={source}"),
     ];
-    let mut recipe = runs.recipe("text", &[&sources[0], &sources[1], "optimizer.frozen=[]"]);
-    recipe.model.init_weights = None;
+    let recipe = runs.recipe_from_seed("text", &[&sources[0], &sources[1], "optimizer.frozen=[]"]);
     runs.train(&recipe, "text", false).unwrap();
     assert!(
         !runs
